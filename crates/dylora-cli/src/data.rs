@@ -10,6 +10,7 @@ use dylora_tasks::task::Split;
 
 use crate::args::word;
 use crate::failure::{Failure, print, print_json};
+use crate::fetch::{self, Bar};
 
 /// Flags of `dylora data`.
 #[derive(clap::Args)]
@@ -22,6 +23,11 @@ pub(crate) struct Args {
 enum Command {
     /// Count rows and labels, or name the first bad line
     Check(CheckArgs),
+    /// Get GLUE and RoBERTa-base, from the Hugging Face cache or from its hub, and say where they are
+    ///
+    /// Without --tasks and --model: everything that the paper's GLUE table needs. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
+    /// HF_TOKEN and HF_HUB_OFFLINE are heeded.
+    Fetch(FetchArgs),
 }
 
 #[derive(clap::Args)]
@@ -52,8 +58,63 @@ struct CheckArgs {
     json: bool,
 }
 
+#[derive(clap::Args)]
+struct FetchArgs {
+    /// Only these GLUE tasks, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    tasks: Option<Vec<String>>,
+    /// RoBERTa-base; without --tasks only this
+    #[arg(long)]
+    model: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where things are.
+#[derive(serde::Serialize)]
+struct Fetched {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<PathBuf>,
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let Command::Check(args) = &args.command;
+    match &args.command {
+        Command::Check(args) => run_check(args),
+        Command::Fetch(args) => run_fetch(args),
+    }
+}
+
+fn run_fetch(args: &FetchArgs) -> Result<(), Failure> {
+    let tasks: Vec<&str> = match &args.tasks {
+        Some(names) => names.iter().map(String::as_str).collect(),
+        None if args.model => Vec::new(),
+        None => glue::TASKS.iter().map(|task| task.name).collect(),
+    };
+    let mut bar = Bar::new();
+    let mut report = |event: fetch::Event<'_>| bar.show(event);
+    let mut fetched = Fetched {
+        model: None,
+        data: None,
+    };
+    if !tasks.is_empty() {
+        fetched.data = Some(fetch::glue(None, &tasks, &mut report)?);
+    }
+    if args.model || args.tasks.is_none() {
+        fetched.model = Some(fetch::roberta_base(None, &mut report)?);
+    }
+    drop(bar);
+    if args.json {
+        return print_json(&fetched);
+    }
+    let line = |flag: &str, path: &Option<PathBuf>| path.as_ref().map(|path| format!("{flag} {}", path.display()));
+    let lines = [line("--model", &fetched.model), line("--data", &fetched.data)];
+    print(&lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
+}
+
+fn run_check(args: &CheckArgs) -> Result<(), Failure> {
     let report = if OWN_TASKS.contains(&args.task.as_str()) {
         let (Some(file), Some(text)) = (&args.file, &args.text) else {
             return Err(Failure::Message(

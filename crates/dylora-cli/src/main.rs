@@ -8,6 +8,7 @@ mod bench;
 mod data;
 mod eval;
 mod failure;
+mod fetch;
 mod predict;
 mod progress;
 mod reproduce;
@@ -39,7 +40,7 @@ enum Command {
     Predict(predict::Args),
     /// Metrics of predictions in a file
     Score(score::Args),
-    /// Look at data files
+    /// Look at data files, or get those of the paper
     Data(data::Args),
     /// Run the experiments behind a table of the paper and print it beside the paper's numbers
     Reproduce(reproduce::Args),

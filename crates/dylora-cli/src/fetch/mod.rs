@@ -1,0 +1,273 @@
+//! RoBERTa-base and GLUE: from a directory that was given, from the Hugging Face cache, or from a hub.
+//!
+//! What a hub sends goes into the Hugging Face cache, where every other tool finds it too. GLUE comes as parquet files;
+//! they are written once more, as the tab-separated files that [`dylora_tasks::glue`] reads, into a cache of our own.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `place.rs` | what the environment says: folders, endpoint, token |
+//! | `cache.rs` | the layout of the Hugging Face cache |
+//! | `hub.rs` | the protocol: one request, one answer |
+//! | `download.rs` | one whole file: resumed, checked, renamed |
+//! | `sources.rs` | which file of the data set is which file of GLUE, and its rows |
+//! | `convert.rs` | parquet to tab-separated |
+//! | `bar.rs` | shows it |
+
+mod bar;
+mod cache;
+mod convert;
+mod download;
+mod error;
+mod hub;
+mod place;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dylora_tasks::glue::{self, GlueTask};
+use dylora_tasks::task::Split;
+
+pub(crate) use self::bar::Bar;
+use self::cache::{CachedRepo, Repo};
+use self::error::{Error, Result};
+use self::hub::{Hub, Remote};
+use self::place::Place;
+use self::sources::Source;
+use crate::failure::Failure;
+
+const ROBERTA: Repo = Repo::Model("FacebookAI/roberta-base");
+/// The name it had before; caches of that time have it.
+const ROBERTA_BEFORE: Repo = Repo::Model("roberta-base");
+const GLUE: Repo = Repo::Dataset("nyu-mll/glue");
+const REVISION: &str = "main";
+
+/// What a fetch tells while it works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event<'a> {
+    /// Bytes of a file that are here, and that there are.
+    Download {
+        repo: &'a str,
+        file: &'a str,
+        done: u64,
+        total: u64,
+    },
+    /// A task's files are being written.
+    Convert { task: &'a str },
+    /// Tabs and line breaks inside so many texts became blanks, because the file has no way to write them.
+    Blanked { file: &'a str, texts: usize },
+}
+
+/// A directory with RoBERTa-base's configuration, weights and tokenizer.
+///
+/// `given` is the directory of `--model`; without it the Hugging Face cache is looked in, then the hub is asked.
+pub(crate) fn roberta_base(
+    given: Option<&Path>,
+    report: &mut dyn FnMut(Event<'_>),
+) -> std::result::Result<PathBuf, Failure> {
+    Ok(roberta_base_at(&Place::from_env()?, given, report)?)
+}
+
+/// A directory with the official files of `tasks` (names of [`glue::TASKS`]): `CoLA/train.tsv` and so on.
+///
+/// `given` is the directory of `--data`; without it our cache and the Hugging Face cache are looked in, then the hub is
+/// asked.
+pub(crate) fn glue(
+    given: Option<&Path>,
+    tasks: &[&str],
+    report: &mut dyn FnMut(Event<'_>),
+) -> std::result::Result<PathBuf, Failure> {
+    let tasks: Vec<_> = tasks
+        .iter()
+        .map(|name| glue::find(name))
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(glue_at(&Place::from_env()?, given, &tasks, report)?)
+}
+
+fn roberta_base_at(place: &Place, given: Option<&Path>, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
+    if let Some(dir) = given {
+        return check_given("--model", dir, &missing_of_model(dir));
+    }
+    for repo in [ROBERTA, ROBERTA_BEFORE] {
+        let cached = CachedRepo::new(&place.hub_cache, repo);
+        if let Some(dir) = cached.main().map(|commit| cached.snapshot(&commit))
+            && missing_of_model(&dir).is_empty()
+        {
+            return Ok(dir);
+        }
+    }
+    download_model(place, report).map_err(|error| nowhere("RoBERTa-base", "--model", place, error))
+}
+
+fn download_model(place: &Place, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
+    let hub = Hub::new(place)?;
+    let cached = CachedRepo::new(&place.hub_cache, ROBERTA);
+    let mut download = Download::new(&hub, &cached, ROBERTA);
+    download.file("config.json", report)?;
+    match download.file("tokenizer.json", report) {
+        Err(Error::NotFound { .. }) => {
+            download.file("vocab.json", report)?;
+            download.file("merges.txt", report)?;
+        }
+        answer => answer?,
+    }
+    download.file("model.safetensors", report)?;
+    download.finish()
+}
+
+/// Files without which no model can be read, in words.
+fn missing_of_model(dir: &Path) -> Vec<String> {
+    let has = |name: &str| dir.join(name).is_file();
+    let mut missing = Vec::new();
+    if !has("config.json") {
+        missing.push("config.json".to_owned());
+    }
+    if !has("model.safetensors") && !has("model.safetensors.index.json") {
+        missing.push("model.safetensors".to_owned());
+    }
+    if !has("tokenizer.json") && !(has("vocab.json") && has("merges.txt")) && !has("vocab.txt") {
+        missing.push("tokenizer.json (or vocab.json with merges.txt, or vocab.txt)".to_owned());
+    }
+    missing
+}
+
+fn glue_at(
+    place: &Place,
+    given: Option<&Path>,
+    tasks: &[&GlueTask],
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<PathBuf> {
+    if let Some(dir) = given {
+        let missing: Vec<_> = tasks.iter().flat_map(|task| missing_of_task(dir, task)).collect();
+        return check_given("--data", dir, &missing);
+    }
+    let cached = CachedRepo::new(&place.hub_cache, GLUE);
+    let holds = |dir: &PathBuf| tasks.iter().all(|task| missing_of_task(dir, task).is_empty());
+    if let Some(dir) = converted(place, cached.main().as_deref()).into_iter().find(holds) {
+        return Ok(dir);
+    }
+    let sources: Vec<_> = tasks.iter().map(|task| Source::of(task)).collect::<Result<_>>()?;
+    let snapshot = match cached.main().map(|commit| cached.snapshot(&commit)) {
+        Some(dir) if sources.iter().all(|source| source.is_in(&dir)) => dir,
+        _ => download_glue(place, &cached, &sources, report).map_err(|error| {
+            let names: Vec<_> = tasks.iter().map(|task| task.name).collect();
+            nowhere(&format!("GLUE ({})", names.join(", ")), "--data", place, error)
+        })?,
+    };
+    let commit = snapshot.file_name().unwrap_or_default().to_string_lossy();
+    let dir = place.own_cache.join(format!("glue-{commit}"));
+    for (task, source) in tasks.iter().zip(sources) {
+        if !missing_of_task(&dir, task).is_empty() {
+            report(Event::Convert { task: task.name });
+            convert::convert(task, source, &snapshot, &dir, report)?;
+        }
+    }
+    Ok(dir)
+}
+
+fn download_glue(
+    place: &Place,
+    cached: &CachedRepo,
+    sources: &[&Source],
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<PathBuf> {
+    let hub = Hub::new(place)?;
+    let mut download = Download::new(&hub, cached, GLUE);
+    for source in sources {
+        for part in source.parts {
+            download.file(&source.file(part), report)?;
+        }
+    }
+    download.finish()
+}
+
+/// Our folders of earlier conversions, that of `commit` first.
+fn converted(place: &Place, commit: Option<&str>) -> Vec<PathBuf> {
+    let entries = fs::read_dir(&place.own_cache).into_iter().flatten().flatten();
+    let mut dirs: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("glue-"))
+        })
+        .collect();
+    dirs.sort();
+    if let Some(commit) = commit {
+        dirs.insert(0, place.own_cache.join(format!("glue-{commit}")));
+    }
+    dirs
+}
+
+/// Files that training and evaluation of a task need; the test split has no labels, and nothing here needs it.
+fn missing_of_task(dir: &Path, task: &GlueTask) -> Vec<String> {
+    let needed = task.files.iter().filter(|(split, _)| *split != Split::Test);
+    needed
+        .map(|(_, file)| format!("{}/{file}", task.folder))
+        .filter(|file| !dir.join(file).is_file())
+        .collect()
+}
+
+fn check_given(flag: &str, dir: &Path, missing: &[String]) -> Result<PathBuf> {
+    if !dir.is_dir() {
+        return Err(Error::data(dir, format!("{flag} is no directory")));
+    }
+    if !missing.is_empty() {
+        return Err(Error::data(dir, format!("{flag} lacks {}", missing.join(", "))));
+    }
+    Ok(dir.to_owned())
+}
+
+/// Says what else can be done when there is no network.
+fn nowhere(what: &str, flag: &str, place: &Place, error: Error) -> Error {
+    match error {
+        Error::Offline(reason) => Error::Offline(format!(
+            "{what} is not in {} and {reason}: give its directory ({flag} DIR), a Hugging Face cache that holds it \
+             (HF_HOME), or a network (HF_ENDPOINT for a mirror); `cargo xtask reproduce glue` needs none of these",
+            place.hub_cache.display()
+        )),
+        other => other,
+    }
+}
+
+/// Files of one repository, all of the same commit.
+struct Download<'a> {
+    hub: &'a Hub<'a>,
+    cached: &'a CachedRepo,
+    repo: Repo,
+    /// What the first answer said `main` is.
+    commit: Option<String>,
+}
+
+impl<'a> Download<'a> {
+    fn new(hub: &'a Hub<'a>, cached: &'a CachedRepo, repo: Repo) -> Self {
+        Download {
+            hub,
+            cached,
+            repo,
+            commit: None,
+        }
+    }
+
+    fn file(&mut self, file: &str, report: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        if let Some(commit) = &self.commit
+            && self.cached.snapshot(commit).join(file).is_file()
+        {
+            return Ok(());
+        }
+        let remote = Remote { repo: self.repo, file };
+        let revision = self.commit.as_deref().unwrap_or(REVISION);
+        let metadata = download::metadata(self.hub, remote, revision)?;
+        download::download(self.hub, self.cached, remote, &metadata, report)?;
+        self.commit.get_or_insert(metadata.commit);
+        Ok(())
+    }
+
+    /// The snapshot's folder, which is `main` from now on.
+    fn finish(self) -> Result<PathBuf> {
+        let commit = self.commit.unwrap_or_default();
+        self.cached.set_main(&commit)?;
+        Ok(self.cached.snapshot(&commit))
+    }
+}
