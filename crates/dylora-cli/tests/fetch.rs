@@ -318,6 +318,8 @@ fn without_network_the_ways_out_are_named() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
+    // A name that no one has, by its ending.
+    let nowhere = "http://hub.invalid";
     let ways = [
         "HF_HOME",
         "HF_ENDPOINT",
@@ -326,6 +328,7 @@ fn without_network_the_ways_out_are_named() {
     ];
     for (variable, value, reason) in [
         ("HF_ENDPOINT", nobody.as_str(), nobody.as_str()),
+        ("HF_ENDPOINT", nowhere, nowhere),
         ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE"),
     ] {
         let output = world.fetch(&["--model"], &[(variable, value)]);
@@ -395,6 +398,15 @@ fn other_rows_than_glue_has_are_named() {
     );
     let folder = world.home.path().join(format!(".cache/dylora/glue-{COMMIT}"));
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+}
+
+#[test]
+fn an_endpoint_that_is_no_hub_is_named() {
+    let world = World::new();
+    assert_words(
+        &world.fetch(&["--model"], &[("HF_ENDPOINT", "nonsense")]),
+        &["HF_ENDPOINT nonsense"],
+    );
 }
 
 #[test]

@@ -231,12 +231,12 @@ impl<'t> Layout<'t> {
 
 /// The text as a field: without what would end it. A carriage return ends a line where the line break follows.
 fn one_field(text: &str, last: bool) -> Cow<'_, str> {
-    let cut = text.contains(['\t', '\n']);
-    if !cut && !(last && text.ends_with('\r')) {
+    let returns = last && text.ends_with('\r');
+    if !returns && !text.contains(['\t', '\n']) {
         return Cow::Borrowed(text);
     }
     let mut field = text.replace(['\t', '\n'], " ");
-    if last && field.ends_with('\r') {
+    if returns {
         field.pop();
         field.push(' ');
     }

@@ -24,6 +24,7 @@ pub(super) fn metadata(hub: &Hub<'_>, remote: Remote<'_>, revision: &str) -> Res
     loop {
         match hub.metadata(remote, revision) {
             Err(Error::Broken { .. }) if tries + 1 < TRIES => pause(&mut tries),
+            Err(Error::Broken { reason, .. }) if !hub.has_answered() => return Err(hub.unreachable(reason)),
             answer => return answer,
         }
     }

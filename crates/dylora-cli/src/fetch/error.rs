@@ -13,6 +13,8 @@ pub(super) enum Error {
     /// No connection, or none wanted. The callers say what else could be done.
     #[error("{0}")]
     Offline(String),
+    #[error("HF_ENDPOINT {0} is no http or https address")]
+    Endpoint(String),
     #[error("{file} of {repo}: {status}: the hub wants a token that may read it; {hint}")]
     Denied {
         repo: String,

@@ -3,6 +3,8 @@
 //! Redirects are followed here and not by the client, because the first answer carries the headers that count
 //! (`X-Repo-Commit`, `X-Linked-ETag`, `X-Linked-Size`) and because the token goes to the endpoint and to nobody else.
 
+use std::cell::Cell;
+use std::fmt::Display;
 use std::io::{self, Read};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub(super) struct Remote<'a> {
 }
 
 impl Remote<'_> {
-    pub(super) fn broken(&self, reason: impl ToString) -> Error {
+    pub(super) fn broken(&self, reason: impl Display) -> Error {
         Error::Broken {
             repo: self.repo.name().to_owned(),
             file: self.file.to_owned(),
@@ -70,14 +72,19 @@ pub(super) struct Metadata {
 pub(super) struct Hub<'a> {
     agent: Agent,
     place: &'a Place,
+    /// Whether any server has said anything yet: before that, silence means that there is no network.
+    answered: Cell<bool>,
 }
 
 impl<'a> Hub<'a> {
     /// # Errors
-    /// [`Error::Offline`] when the environment forbids the network.
+    /// [`Error::Offline`] when the environment forbids the network, [`Error::Endpoint`].
     pub(super) fn new(place: &'a Place) -> Result<Self> {
         if place.offline {
             return Err(Error::Offline("HF_HUB_OFFLINE forbids the download".to_owned()));
+        }
+        if !origin(&place.endpoint).is_some_and(|(scheme, _)| scheme == "http" || scheme == "https") {
+            return Err(Error::Endpoint(place.endpoint.clone()));
         }
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -91,7 +98,17 @@ impl<'a> Hub<'a> {
         Ok(Hub {
             agent: config.into(),
             place,
+            answered: Cell::new(false),
         })
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.get()
+    }
+
+    /// That nobody is there, for this reason.
+    pub(super) fn unreachable(&self, reason: impl Display) -> Error {
+        Error::Offline(format!("{} cannot be reached ({reason})", self.place.endpoint))
     }
 
     /// Asks what `remote` is at `revision`.
@@ -165,7 +182,13 @@ impl<'a> Hub<'a> {
         if start > 0 {
             request = request.header("range", format!("bytes={start}-"));
         }
-        request.call().map_err(|error| self.failed(remote, error))
+        match request.call() {
+            Ok(response) => {
+                self.answered.set(true);
+                Ok(response)
+            }
+            Err(error) => Err(self.failed(remote, error)),
+        }
     }
 
     fn failed(&self, remote: Remote<'_>, error: ureq::Error) -> Error {
@@ -180,8 +203,9 @@ impl<'a> Hub<'a> {
             _ => false,
         };
         match error {
-            _ if unreachable => Error::Offline(format!("{} cannot be reached ({error})", self.place.endpoint)),
+            _ if unreachable && !self.has_answered() => self.unreachable(error),
             ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => remote.broken(error),
+            _ if unreachable => remote.broken(error),
             _ => remote.protocol(error.to_string()),
         }
     }

@@ -127,7 +127,8 @@ fn missing_of_model(dir: &Path) -> Vec<String> {
     if !has("model.safetensors") && !has("model.safetensors.index.json") {
         missing.push("model.safetensors".to_owned());
     }
-    if !has("tokenizer.json") && !(has("vocab.json") && has("merges.txt")) && !has("vocab.txt") {
+    let in_two = has("vocab.json") && has("merges.txt");
+    if !in_two && !has("tokenizer.json") && !has("vocab.txt") {
         missing.push("tokenizer.json (or vocab.json with merges.txt, or vocab.txt)".to_owned());
     }
     missing

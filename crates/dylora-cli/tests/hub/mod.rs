@@ -2,7 +2,7 @@
 //!
 //! Two servers with a port each: the endpoint, which knows repositories, and the one it redirects to for large files.
 
-pub mod parquet_file;
+pub(crate) mod parquet_file;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
-pub const COMMIT: &str = "e2da8e2f811d1448a5b465c236feacd80ffbac7b";
-pub const MODEL: &str = "FacebookAI/roberta-base";
-pub const DATA: &str = "datasets/nyu-mll/glue";
+pub(crate) const COMMIT: &str = "e2da8e2f811d1448a5b465c236feacd80ffbac7b";
+pub(crate) const MODEL: &str = "FacebookAI/roberta-base";
+pub(crate) const DATA: &str = "datasets/nyu-mll/glue";
 
 /// How a file is served.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The first so many transfers end after so many bytes.
     Breaks { times: usize, after: usize },
     /// As `Breaks`, and the next answer is the whole file although a part was asked for.
@@ -36,12 +36,12 @@ pub enum Fault {
 
 /// One request that was made.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    pub cdn: bool,
-    pub method: String,
-    pub path: String,
-    pub range: Option<String>,
-    pub authorization: Option<String>,
+pub(crate) struct Request {
+    pub(crate) cdn: bool,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) range: Option<String>,
+    pub(crate) authorization: Option<String>,
 }
 
 struct Entry {
@@ -59,13 +59,13 @@ struct State {
 }
 
 /// A running hub; its threads end with the process.
-pub struct Hub {
+pub(crate) struct Hub {
     state: Arc<Mutex<State>>,
     endpoint: String,
 }
 
 impl Hub {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let listen = || {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -84,12 +84,12 @@ impl Hub {
         Hub { state, endpoint }
     }
 
-    pub fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// A file kept in large file storage (`large`), or in the repository itself.
-    pub fn put(&self, repo: &str, file: &str, bytes: impl Into<Vec<u8>>, large: bool) {
+    pub(crate) fn put(&self, repo: &str, file: &str, bytes: impl Into<Vec<u8>>, large: bool) {
         let entry = Entry {
             bytes: bytes.into(),
             large,
@@ -100,22 +100,22 @@ impl Hub {
         self.state.lock().unwrap().files.insert(format!("{repo}/{file}"), entry);
     }
 
-    pub fn remove(&self, repo: &str, file: &str) {
+    pub(crate) fn remove(&self, repo: &str, file: &str) {
         self.state.lock().unwrap().files.remove(&format!("{repo}/{file}"));
     }
 
-    pub fn fault(&self, repo: &str, file: &str, fault: Option<Fault>) {
+    pub(crate) fn fault(&self, repo: &str, file: &str, fault: Option<Fault>) {
         let mut state = self.state.lock().unwrap();
         state.files.get_mut(&format!("{repo}/{file}")).unwrap().fault = fault;
     }
 
     /// What was asked since the last call.
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.state.lock().unwrap().requests)
     }
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

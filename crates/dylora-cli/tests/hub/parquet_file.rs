@@ -10,14 +10,14 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
 /// One column's values.
-pub enum Column {
+pub(crate) enum Column {
     Text(Vec<String>),
     Class(Vec<i64>),
     Score(Vec<f32>),
 }
 
 /// Writes a file with these columns.
-pub fn write(path: &Path, columns: &[(&str, Column)]) {
+pub(crate) fn write(path: &Path, columns: &[(&str, Column)]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let fields = columns.iter().map(|(name, column)| {
         let (physical, logical) = match column {
