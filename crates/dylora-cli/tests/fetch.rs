@@ -16,6 +16,9 @@ const WEIGHTS: &str = "model.safetensors";
 /// Rows of RTE's files.
 const RTE: [(&str, usize); 3] = [("train", 2490), ("validation", 277), ("test", 3000)];
 
+/// Rows of STS-B's files.
+const STS_B: [(&str, usize); 3] = [("train", 5749), ("validation", 1500), ("test", 1379)];
+
 /// A home directory, and a hub that has RoBERTa-base.
 struct World {
     home: tempfile::TempDir,
@@ -40,19 +43,24 @@ impl World {
         }
     }
 
-    /// Puts RTE's three files on the hub.
-    fn with_rte(self, rows: [(&str, usize); 3]) -> Self {
+    /// Puts a task's three files on the hub.
+    fn with(self, config: &str, rows: [(&str, usize); 3]) -> Self {
         for (name, rows) in rows {
             let path = self.home.path().join("made.parquet");
             let text = |word: &str| Column::Text((0..rows).map(|row| format!("{word} {row}")).collect());
-            let label = |row: usize| if name == "test" { -1 } else { row as i64 % 2 };
+            let test = name == "test";
+            let class = |row: usize| if test { -1 } else { row as i64 % 2 };
+            let score = |row: usize| if test { -1.0 } else { row as f32 % 6.0 };
             let columns = [
                 ("sentence1", text("left")),
                 ("sentence2", text("right")),
-                ("label", Column::Class((0..rows).map(label).collect())),
+                match config {
+                    "stsb" => ("label", Column::Score((0..rows).map(score).collect())),
+                    _ => ("label", Column::Class((0..rows).map(class).collect())),
+                },
             ];
             parquet_file::write(&path, &columns);
-            let file = format!("rte/{name}-00000-of-00001.parquet");
+            let file = format!("{config}/{name}-00000-of-00001.parquet");
             self.hub.put(DATA, &file, fs::read(&path).unwrap(), true);
         }
         self
@@ -192,20 +200,12 @@ fn what_the_cache_has_needs_no_network() {
 #[test]
 fn a_broken_transfer_goes_on_where_it_was() {
     let world = World::new();
-    world.hub.fault(
-        MODEL,
-        WEIGHTS,
-        Some(Fault::Breaks {
-            times: 2,
-            after: 70_000,
-        }),
-    );
+    // More often than a transfer that brings nothing is tried.
+    let (times, after) = (5, 50_000);
+    world.hub.fault(MODEL, WEIGHTS, Some(Fault::Breaks { times, after }));
     world.assert_model(&world.model());
-    let ranges = world.ranges();
-    assert_eq!(ranges.len(), 3);
-    assert_eq!(ranges[0], None);
-    assert_eq!(ranges[1].as_deref(), Some("bytes=70000-"));
-    assert_eq!(ranges[2].as_deref(), Some("bytes=140000-"));
+    let ranges = (0..=times).map(|part| (part > 0).then(|| format!("bytes={}-", part * after)));
+    assert_eq!(world.ranges(), ranges.collect::<Vec<_>>());
 }
 
 #[test]
@@ -226,6 +226,7 @@ fn a_server_that_forgets_the_range_starts_the_file_anew() {
         .hub
         .fault(MODEL, WEIGHTS, Some(Fault::BreaksAndForgets { after: 70_000 }));
     world.assert_model(&world.model());
+    assert_eq!(world.ranges(), [None, Some("bytes=70000-".to_owned())]);
 }
 
 #[test]
@@ -269,6 +270,7 @@ fn a_file_shorter_than_announced_is_removed_and_named() {
     let world = World::new();
     world.hub.fault(MODEL, WEIGHTS, Some(Fault::Short(1000)));
     assert_words(&world.model(), &[WEIGHTS, MODEL, "300000 bytes", "holds 1000"]);
+    assert_eq!(world.ranges().len(), 1);
     assert_eq!(world.incomplete(), Vec::<PathBuf>::new());
     world.hub.fault(MODEL, WEIGHTS, None);
     world.assert_model(&world.model());
@@ -357,36 +359,38 @@ fn a_full_disk_is_named() {
 
 #[test]
 fn glue_comes_once_and_loads() {
-    let world = World::new().with_rte(RTE);
-    let output = world.fetch(&["--tasks", "rte"], &[]);
+    let world = World::new().with("rte", RTE).with("stsb", STS_B);
+    let output = world.fetch(&["--tasks", "rte,stsb"], &[]);
     let data = said(&output)["data"].as_str().unwrap().to_owned();
     let dir = world.home.path().join(format!(".cache/dylora/glue-{COMMIT}"));
     assert_eq!(data, dir.to_str().unwrap());
     assert!(said(&output).get("model").is_none());
-    let task = glue::find("rte").unwrap();
-    for ((_, rows), split) in RTE.into_iter().zip([Split::Train, Split::Dev, Split::Test]) {
-        let loaded = task.load(&dir, split).unwrap();
-        assert_eq!(loaded.len(), rows);
-        assert_eq!(loaded[rows - 1].text_a, format!("left {}", rows - 1));
+    for (name, parts) in [("rte", RTE), ("sts-b", STS_B)] {
+        let task = glue::find(name).unwrap();
+        for ((_, rows), split) in parts.into_iter().zip([Split::Train, Split::Dev, Split::Test]) {
+            let loaded = task.load(&dir, split).unwrap();
+            assert_eq!(loaded.len(), rows);
+            assert_eq!(loaded[rows - 1].text_a, format!("left {}", rows - 1));
+        }
     }
-    assert_eq!(world.hub.requests().iter().filter(|request| request.cdn).count(), 3);
+    assert_eq!(world.hub.requests().iter().filter(|request| request.cdn).count(), 6);
 
-    said(&world.fetch(&["--tasks", "rte"], &[("HF_HUB_OFFLINE", "1")]));
+    said(&world.fetch(&["--tasks", "rte,stsb"], &[("HF_HUB_OFFLINE", "1")]));
     // What was written once serves without the files it was made from, and the other way round.
     let hub_cache = world.home.path().join(".cache/huggingface");
     let away = world.home.path().join("away");
     fs::rename(&hub_cache, &away).unwrap();
-    said(&world.fetch(&["--tasks", "RTE"], &[]));
+    said(&world.fetch(&["--tasks", "STS-B,RTE"], &[]));
     fs::rename(&away, &hub_cache).unwrap();
     fs::remove_dir_all(world.home.path().join(".cache/dylora")).unwrap();
-    said(&world.fetch(&["--tasks", "rte"], &[("HF_HUB_OFFLINE", "1")]));
+    said(&world.fetch(&["--tasks", "rte,stsb"], &[("HF_HUB_OFFLINE", "1")]));
     assert!(dir.join("RTE/train.tsv").is_file());
     assert_eq!(world.hub.requests(), []);
 }
 
 #[test]
 fn other_rows_than_glue_has_are_named() {
-    let world = World::new().with_rte([RTE[0], ("validation", 276), RTE[2]]);
+    let world = World::new().with("rte", [RTE[0], ("validation", 276), RTE[2]]);
     let output = world.fetch(&["--tasks", "rte"], &[]);
     assert_words(
         &output,
@@ -403,6 +407,8 @@ fn other_rows_than_glue_has_are_named() {
 #[test]
 fn an_endpoint_that_is_no_hub_is_named() {
     let world = World::new();
+    world.hub.fault(MODEL, WEIGHTS, Some(Fault::Sizeless));
+    assert_words(&world.model(), &[WEIGHTS, MODEL, "no usable size", "HF_ENDPOINT"]);
     assert_words(
         &world.fetch(&["--model"], &[("HF_ENDPOINT", "nonsense")]),
         &["HF_ENDPOINT nonsense"],

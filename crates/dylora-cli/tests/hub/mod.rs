@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// 401 without this token.
     Wants(&'static str),
+    /// The redirection does not say how long the file is.
+    Sizeless,
     /// The first so many questions are answered with 503.
     Busy(usize),
 }
@@ -182,17 +184,19 @@ fn front(stream: &TcpStream, request: &Request, state: &mut State, cdn: &str) {
     let commit = format!("x-repo-commit: {COMMIT}\r\n");
     let hash = sha256(&entry.bytes);
     if entry.large {
-        let linked = format!(
-            "{commit}etag: \"other\"\r\nx-linked-etag: \"{hash}\"\r\nx-linked-size: {}\r\nlocation: {cdn}/bytes/{key}\r\n",
-            entry.bytes.len()
-        );
+        let size = match entry.fault {
+            Some(Fault::Sizeless) => String::new(),
+            _ => format!("x-linked-size: {}\r\n", entry.bytes.len()),
+        };
+        let linked =
+            format!("{commit}etag: \"other\"\r\nx-linked-etag: \"{hash}\"\r\n{size}location: {cdn}/bytes/{key}\r\n");
         status(stream, 302, &linked);
     } else if cached.is_none() {
         let location = format!("{commit}location: /api/resolve-cache/{key}\r\n");
         status(stream, 307, &location);
     } else {
         // As long as git's own hash of a blob, which such files have.
-        let tag = format!("{commit}etag: \"{}\"\r\n", &hash[..40]);
+        let tag = format!("{commit}etag: W/\"{}\"\r\n", &hash[..40]);
         send_bytes(stream, request, entry, &tag);
     }
 }
