@@ -100,6 +100,12 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A chart that the plotting library did not draw.
+    #[error("cannot draw a chart: {message}")]
+    Chart {
+        /// The library's answer.
+        message: String,
+    },
     /// A task name that is not in the table.
     #[error("unknown task {name:?}; the tasks are {known}")]
     UnknownTask {

@@ -81,7 +81,8 @@ pub fn metric(task: &str) -> Option<&'static str> {
     }
 }
 
-fn look_up(cells: &[Cell], method: &str, row: Row, task: &str) -> Option<Published> {
+/// As [`table2`], of other cells than [`TABLE_2`].
+pub fn look_up(cells: &[Cell], method: &str, row: Row, task: &str) -> Option<Published> {
     cells
         .iter()
         .find(|cell| cell.method == method && cell.row == row && cell.task == task)

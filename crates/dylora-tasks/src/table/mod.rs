@@ -1,5 +1,13 @@
 //! Table 2 of the paper from records: for each rank a block of methods, then each method's best rank, then fine-tuning;
 //! beside every number the paper's.
+//!
+//! This file lays the numbers out, `text` writes them as plain text and Markdown, `html` as a page with the charts of
+//! `chart`, and `runs` sums up the records that they came from.
+
+mod chart;
+mod html;
+mod runs;
+mod text;
 
 use std::collections::BTreeSet;
 
@@ -11,6 +19,8 @@ use crate::glue::GlueTask;
 use crate::metric::Metric;
 use crate::paper;
 use crate::record::{RankName, Record, json_number};
+
+pub use runs::Run;
 
 /// One number of the table, in percent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -50,6 +60,19 @@ pub struct Row {
     pub paper_average: Option<f64>,
 }
 
+/// What the numbers of a table are of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Caption {
+    /// The pretrained model, as a reader should see it.
+    pub model: String,
+    /// The data set, as a reader should see it.
+    pub data: String,
+    /// Whatever else must be known to read the numbers, a sentence each.
+    pub notes: Vec<String>,
+    /// Whether model and data are those of the paper's Table 2: RoBERTa-base on the GLUE files.
+    pub same_setting_as_paper: bool,
+}
+
 /// A table, ready to print.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Table {
@@ -59,8 +82,28 @@ pub struct Table {
     pub profile: String,
     /// Its lines.
     pub rows: Vec<Row>,
+    /// Which model and data the numbers are of, where that was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caption: Option<Caption>,
+    /// The runs behind the numbers, in the order of the records.
+    pub runs: Vec<Run>,
     #[serde(skip)]
     headings: Vec<String>,
+    #[serde(skip)]
+    settings: runs::Settings,
+    /// Whether any number of the paper is known, so that brackets for it are worth printing.
+    #[serde(skip)]
+    paper_is_known: bool,
+}
+
+/// The method as the paper writes it.
+fn title(method: Method) -> &'static str {
+    match method {
+        Method::Lora => "LoRA",
+        Method::DyLora => "DyLoRA",
+        Method::DyLoraFrozen => "DyLoRA (Frozen)",
+        Method::Full => "Fine-tune",
+    }
 }
 
 fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -78,8 +121,19 @@ fn cells<S: Serializer>(cells: &[(String, Option<Cell>)], serializer: S) -> Resu
 }
 
 impl Table {
-    /// Lays out Table 2. Lines without any number are left out.
+    /// Lays out Table 2 beside the paper's numbers, [`paper::TABLE_2`]. Lines without any number are left out.
     pub fn glue(profile: &str, tasks: &[&GlueTask], methods: &[Method], records: &[Record]) -> Table {
+        Self::glue_beside(paper::TABLE_2, profile, tasks, methods, records)
+    }
+
+    /// As [`Table::glue`], beside the published numbers `paper`.
+    pub fn glue_beside(
+        paper: &[paper::Cell],
+        profile: &str,
+        tasks: &[&GlueTask],
+        methods: &[Method],
+        records: &[Record],
+    ) -> Table {
         let ranks: BTreeSet<RankName> = records
             .iter()
             .flat_map(|r| r.ranks.iter().map(|row| row.rank))
@@ -93,8 +147,8 @@ impl Table {
                 .iter()
                 .map(|task| {
                     let cell = match rank {
-                        RankName::Best => best_cell(task, method, &ranks, &runs),
-                        rank => cell(task, method, rank, &runs),
+                        RankName::Best => best_cell(paper, task, method, &ranks, &runs),
+                        rank => cell(paper, task, method, rank, &runs),
                     };
                     (task.name.to_owned(), cell)
                 })
@@ -108,7 +162,7 @@ impl Table {
                 method,
                 rank,
                 seeds: seeds.into_iter().collect(),
-                paper_average: published(method, rank, paper::AVERAGE),
+                paper_average: published(paper, method, rank, paper::AVERAGE),
                 average: means.map(|means| means.iter().sum::<f64>() / means.len().max(1) as f64),
                 tasks,
             }
@@ -128,127 +182,52 @@ impl Table {
             table: "glue".to_owned(),
             profile: profile.to_owned(),
             rows,
+            caption: None,
+            runs: records.iter().map(Run::new).collect(),
             headings: tasks.iter().map(|task| task.folder.to_owned()).collect(),
+            settings: runs::Settings::of(records),
+            paper_is_known: !paper.is_empty(),
         }
     }
 
-    /// Plain text, columns aligned.
-    pub fn to_text(&self) -> String {
-        let lines = self.lines();
-        let columns = lines.first().map_or(0, |(_, line)| line.len());
-        let width = |column: usize| {
-            lines
-                .iter()
-                .map(|(_, line)| line[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1));
-        let mut text = format!("{}\n", self.legend());
-        let mut block = None;
-        for (rank, line) in &lines {
-            if block != Some(rank) {
-                text.push_str(&rule);
-                text.push('\n');
-                block = Some(rank);
+    /// Says which model and data the numbers are of, in every form of the table.
+    pub fn with_caption(self, caption: Caption) -> Table {
+        Table {
+            caption: Some(caption),
+            ..self
+        }
+    }
+
+    /// `Table 2`, or that it is only laid out like it.
+    fn title(&self) -> String {
+        match &self.caption {
+            None => "Table 2 (GLUE, development sets)".to_owned(),
+            Some(caption) if caption.same_setting_as_paper => {
+                format!("Table 2: {} on {}, development sets", caption.model, caption.data)
             }
-            let padded: Vec<String> = line
-                .iter()
-                .zip(&widths)
-                .map(|(cell, &width)| format!("{cell:<width$}"))
-                .collect();
-            text.push_str(padded.join("  ").trim_end());
-            text.push('\n');
+            Some(caption) => format!(
+                "Laid out as Table 2: {} on {}, development sets",
+                caption.model, caption.data
+            ),
         }
-        text
     }
 
-    /// A Markdown table.
-    pub fn to_markdown(&self) -> String {
-        let mut text = format!("{}\n\n", self.legend());
-        for (index, (_, line)) in self.lines().iter().enumerate() {
-            text.push_str(&format!("| {} |\n", line.join(" | ")));
-            if index == 0 {
-                text.push_str(&format!("|{}\n", " --- |".repeat(line.len())));
+    /// What a reader must know of the paper's numbers, as the end of a sentence.
+    fn about_paper(&self) -> &'static str {
+        let same = self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper);
+        // Without a caption nobody has said that the numbers may be compared.
+        match (self.paper_is_known, same) {
+            (false, _) => "the paper's numbers are not included yet",
+            (true, true) => "in brackets the paper's number (RoBERTa-base on GLUE), – where it has none",
+            (true, false) => {
+                "in brackets the paper's number, which is of another model (RoBERTa-base) and other data (GLUE), – where it has \
+                 none"
             }
         }
-        text
-    }
-
-    fn legend(&self) -> String {
-        let paper = if paper::is_known() {
-            "in brackets the paper's number (RoBERTa-base), – where it has none"
-        } else {
-            "the paper's numbers are not known to this build"
-        };
-        format!(
-            "Table 2 (GLUE, development sets), profile: {}. Percent, mean ± standard deviation over the seeds; {paper}.",
-            self.profile
-        )
-    }
-
-    /// Heading and lines as words, each with the block it belongs to.
-    fn lines(&self) -> Vec<(Option<RankName>, Vec<String>)> {
-        let mut heading = vec!["Rank".to_owned(), "Method".to_owned()];
-        heading.extend(self.headings.iter().cloned());
-        heading.push("Avg".to_owned());
-        let mut lines = vec![(None, heading)];
-        for row in &self.rows {
-            let rank = match row.rank {
-                RankName::At(rank) => rank.to_string(),
-                RankName::Best => "best".to_owned(),
-                RankName::Full => "–".to_owned(),
-            };
-            let mut line = vec![rank, title(row.method).to_owned()];
-            line.extend(
-                row.tasks
-                    .iter()
-                    .map(|(_, cell)| cell.as_ref().map_or("–".to_owned(), Cell::words)),
-            );
-            line.push(row.average.map_or("–".to_owned(), |mean| {
-                format!("{mean:.2}{}", beside(row.paper_average))
-            }));
-            lines.push((Some(row.rank), line));
-        }
-        lines
     }
 }
 
-impl Cell {
-    /// `86.03 ± 0.31 (7) [85.55]`: mean, deviation over several seeds, best rank, the paper's number.
-    fn words(&self) -> String {
-        let mut words = format!("{:.2}", self.mean);
-        if self.runs > 1 {
-            words.push_str(&format!(" ± {:.2}", self.std));
-        }
-        if let Some(rank) = self.rank {
-            words.push_str(&format!(" ({rank})"));
-        }
-        words + &beside(self.paper)
-    }
-}
-
-/// The paper's number, to stand beside ours; nothing where a build knows none of them.
-fn beside(paper: Option<f64>) -> String {
-    match paper {
-        Some(paper) => format!(" [{paper:.2}]"),
-        None if paper::is_known() => " [–]".to_owned(),
-        None => String::new(),
-    }
-}
-
-/// The method as the paper writes it.
-fn title(method: Method) -> &'static str {
-    match method {
-        Method::Lora => "LoRA",
-        Method::DyLora => "DyLoRA",
-        Method::DyLoraFrozen => "DyLoRA (Frozen)",
-        Method::Full => "Fine-tune",
-    }
-}
-
-fn cell(task: &GlueTask, method: Method, rank: RankName, runs: &[&Record]) -> Option<Cell> {
+fn cell(paper: &[paper::Cell], task: &GlueTask, method: Method, rank: RankName, runs: &[&Record]) -> Option<Cell> {
     let metric = *task.metrics.first()?;
     let values: Vec<f64> = runs
         .iter()
@@ -267,7 +246,7 @@ fn cell(task: &GlueTask, method: Method, rank: RankName, runs: &[&Record]) -> Op
         return None;
     }
     let (mean, std) = mean_std(&values);
-    let paper = published(method, rank, task.name);
+    let paper = published(paper, method, rank, task.name);
     Some(Cell {
         metric,
         mean,
@@ -279,11 +258,11 @@ fn cell(task: &GlueTask, method: Method, rank: RankName, runs: &[&Record]) -> Op
 }
 
 /// The cell of the rank with the largest mean, the smaller rank of equals.
-fn best_cell(task: &GlueTask, method: Method, ranks: &BTreeSet<RankName>, runs: &[&Record]) -> Option<Cell> {
+fn best_cell(paper: &[paper::Cell], task: &GlueTask, method: Method, ranks: &BTreeSet<RankName>, runs: &[&Record]) -> Option<Cell> {
     let mut best: Option<Cell> = None;
     for &rank in ranks {
         let RankName::At(number) = rank else { continue };
-        let Some(found) = cell(task, method, rank, runs) else {
+        let Some(found) = cell(paper, task, method, rank, runs) else {
             continue;
         };
         if best
@@ -296,18 +275,18 @@ fn best_cell(task: &GlueTask, method: Method, ranks: &BTreeSet<RankName>, runs: 
             });
         }
     }
-    let paper = published(method, RankName::Best, task.name);
+    let paper = published(paper, method, RankName::Best, task.name);
     best.map(|best| Cell { paper, ..best })
 }
 
 /// The paper's number for a place in the table.
-fn published(method: Method, rank: RankName, task: &str) -> Option<f64> {
+fn published(paper: &[paper::Cell], method: Method, rank: RankName, task: &str) -> Option<f64> {
     let row = match rank {
         RankName::At(rank) => paper::Row::Rank(rank),
         RankName::Best => paper::Row::Best,
         RankName::Full => paper::Row::Full,
     };
-    paper::table2(&method.to_string(), row, task).map(|number| number.mean)
+    paper::look_up(paper, method.name(), row, task).map(|number| number.mean)
 }
 
 /// Mean and sample standard deviation; 0 for one value.

@@ -1,0 +1,382 @@
+//! A table as one HTML page that needs no other file: the numbers, charts of them, and the runs they came from.
+//!
+//! The page is also well-formed XML, so that any XML reader can take the numbers out of it.
+
+use std::collections::BTreeSet;
+
+use dylora_nn::Method;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::chart::{self, Chart, Point};
+use super::{Cell, Row, Table, title};
+use crate::error::Result;
+use crate::record::RankName;
+
+const STYLE: &str = include_str!("page.css");
+
+/// Written by hand because maud leaves void elements open, which XML does not allow.
+const META: &str = "<meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>";
+
+impl Table {
+    /// One HTML page without scripts and without references to other files.
+    ///
+    /// # Errors
+    /// If a chart cannot be drawn.
+    pub fn to_html(&self) -> Result<String> {
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    (PreEscaped(META))
+                    title { (self.title()) }
+                    style { (PreEscaped(STYLE)) }
+                }
+                body {
+                    main {
+                        h1 { (self.title()) }
+                        (self.facts())
+                        (self.numbers())
+                        (self.charts()?)
+                        (self.run_list())
+                        (self.setting_list())
+                    }
+                }
+            }
+        };
+        Ok(page.into_string())
+    }
+
+    /// What the numbers are of and where they come from.
+    fn facts(&self) -> Markup {
+        let seeds: BTreeSet<u64> = self.runs.iter().map(|run| run.seed).collect();
+        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+        let distinct = |words: &dyn Fn(&super::Run) -> String| {
+            let all: BTreeSet<String> = self.runs.iter().map(words).collect();
+            all.into_iter().collect::<Vec<_>>().join("; ")
+        };
+        let dates: BTreeSet<String> = self.runs.iter().filter_map(super::Run::date).collect();
+        let dates = match (dates.first(), dates.last()) {
+            (Some(first), Some(last)) if first == last => format!("{first} (UTC)"),
+            (Some(first), Some(last)) => format!("{first} to {last} (UTC)"),
+            _ => "not recorded".to_owned(),
+        };
+        let stated = |words: Option<&String>| words.map_or("not stated", String::as_str).to_owned();
+        let caption = self.caption.as_ref();
+        let facts = [
+            ("Model", stated(caption.map(|c| &c.model))),
+            ("Data", stated(caption.map(|c| &c.data))),
+            ("Profile", self.profile.clone()),
+            ("Runs", self.runs.len().to_string()),
+            ("Seeds", seeds.join(", ")),
+            ("Code", distinct(&|run| run.code_words())),
+            ("Device", distinct(&|run| run.device.clone())),
+            ("Records of", dates),
+        ];
+        html! {
+            dl.facts {
+                @for (name, words) in facts {
+                    div { dt { (name) } dd { (words) } }
+                }
+            }
+            @if let Some(caption) = caption {
+                @for note in &caption.notes {
+                    p.note { (note) }
+                }
+            }
+        }
+    }
+
+    fn numbers(&self) -> Markup {
+        let blocks: Vec<&[Row]> = self.rows.chunk_by(|a, b| a.rank == b.rank).collect();
+        let columns = self.headings.len();
+        html! {
+            section {
+                h2 { "Table" }
+                p {
+                    "Percent: mean ± standard deviation over the seeds (none for a single seed); "
+                    span #about-paper { (self.about_paper()) } ". "
+                    "Bold: the best method of a block. ★: the method's best rank for that column. "
+                    "Avg: mean over the tasks, once all of them have a number."
+                }
+                div.scroll tabindex="0" role="region" aria-label="Table of results" {
+                    table.results {
+                        thead {
+                            @if self.paper_is_known {
+                                tr { th colspan="2" {} th.about colspan=(columns + 1) scope="colgroup" { (self.column_title()) } }
+                            }
+                            tr {
+                                th scope="col" { "Rank" }
+                                th.name scope="col" { "Method" }
+                                @for (index, heading) in self.headings.iter().enumerate() {
+                                    th scope="col" {
+                                        (heading)
+                                        @if let Some(metric) = self.metric(index) { span.metric { (metric) } }
+                                    }
+                                }
+                                th scope="col" { "Avg" span.metric { "mean" } }
+                            }
+                        }
+                        @for block in blocks {
+                            tbody {
+                                @for (index, row) in block.iter().enumerate() {
+                                    tr {
+                                        @if index == 0 {
+                                            th scope="rowgroup" rowspan=(block.len()) { (rank_words(row.rank)) }
+                                        }
+                                        th.name scope="row" { (title(row.method)) }
+                                        @for column in 0..columns {
+                                            (self.number(block, row, column))
+                                        }
+                                        (self.average(block, row))
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whose numbers stand in brackets.
+    fn column_title(&self) -> &'static str {
+        if self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper) {
+            "this run [paper's Table 2]"
+        } else {
+            "this run [paper's Table 2: another model (RoBERTa-base), other data (GLUE)]"
+        }
+    }
+
+    fn number(&self, block: &[Row], row: &Row, column: usize) -> Markup {
+        let Some(cell) = cell(row, column) else {
+            return html! { td.none { "–" (self.beside(None)) } };
+        };
+        let bold = leads(cell.mean, block.iter().filter_map(|row| Some(self::cell(row, column)?.mean)));
+        html! {
+            td {
+                (mean_words(cell.mean, bold))
+                @if cell.runs > 1 { span.std { " ± " (two(cell.std)) } }
+                @if self.is_best_rank(row, column) { span.star { " ★" } }
+                @if let Some(rank) = cell.rank { span.rank { " (rank " (rank) ")" } }
+                span.paper { (self.beside(cell.paper)) }
+            }
+        }
+    }
+
+    fn average(&self, block: &[Row], row: &Row) -> Markup {
+        let Some(mean) = row.average else {
+            return html! { td.none { "–" (self.beside(row.paper_average)) } };
+        };
+        let bold = leads(mean, block.iter().filter_map(|row| row.average));
+        let own = self
+            .rows
+            .iter()
+            .filter(|other| other.method == row.method && matches!(other.rank, RankName::At(_)));
+        let star = matches!(row.rank, RankName::At(_)) && leads(mean, own.filter_map(|row| row.average));
+        html! {
+            td {
+                (mean_words(mean, bold))
+                @if star { span.star { " ★" } }
+                span.paper { (self.beside(row.paper_average)) }
+            }
+        }
+    }
+
+    /// Whether the row of best ranks names this row's rank.
+    fn is_best_rank(&self, row: &Row, column: usize) -> bool {
+        let best = self
+            .rows
+            .iter()
+            .find(|best| best.rank == RankName::Best && best.method == row.method)
+            .and_then(|best| cell(best, column)?.rank);
+        matches!((row.rank, best), (RankName::At(rank), Some(best)) if rank == best)
+    }
+
+    fn metric(&self, column: usize) -> Option<String> {
+        self.rows
+            .iter()
+            .find_map(|row| cell(row, column))
+            .map(|cell| cell.metric.to_string())
+    }
+
+    /// A chart for each task that has a number, then one of the average.
+    fn charts(&self) -> Result<Markup> {
+        let mut figures = Vec::new();
+        for (column, heading) in self.headings.iter().enumerate() {
+            let metric = self.metric(column).unwrap_or_default();
+            let label = match metric.as_str() {
+                "matthews" | "pearson" | "spearman" => format!("{metric} × 100"),
+                _ => format!("{metric}, %"),
+            };
+            let chart = self.chart(label, |row| {
+                let cell = cell(row, column)?;
+                Some((cell.mean, (cell.runs > 1).then_some(cell.std)))
+            });
+            figures.push((heading.clone(), "mean, bars ± standard deviation", chart.svg()?));
+        }
+        let average = self.chart("mean of the tasks".to_owned(), |row| Some((row.average?, None)));
+        figures.push(("Average".to_owned(), "mean over the tasks", average.svg()?));
+        let mut methods: Vec<Method> = self.rows.iter().map(|row| row.method).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        let mut samples = Vec::new();
+        for method in methods {
+            samples.push((title(method), chart::sample(method)?));
+        }
+        Ok(html! {
+            section {
+                h2 { "Metric against rank" }
+                p { "The y axes do not begin at 0, and differ. A rank without a number leaves a gap." }
+                ul.legend {
+                    @for (name, sample) in samples {
+                        li { (PreEscaped(sample)) (name) }
+                    }
+                }
+                div.charts {
+                    @for (name, what, svg) in figures {
+                        figure {
+                            figcaption { strong { (name) } " " span { (what) } }
+                            @if let Some(svg) = svg {
+                                div role="img" aria-label=(format!("{name} against rank; the numbers stand in the table")) {
+                                    (PreEscaped(svg))
+                                }
+                            } @else {
+                                p.none { "No number to draw." }
+                            }
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    fn chart(&self, label: String, value: impl Fn(&Row) -> Option<(f64, Option<f64>)>) -> Chart {
+        let mut lines: Vec<(Method, Vec<Point>)> = Vec::new();
+        for row in &self.rows {
+            let RankName::At(rank) = row.rank else { continue };
+            let value = value(row);
+            let point = Point {
+                rank,
+                mean: value.map(|(mean, _)| mean),
+                std: value.and_then(|(_, std)| std),
+            };
+            match lines.iter_mut().find(|(method, _)| *method == row.method) {
+                Some((_, points)) => points.push(point),
+                None => lines.push((row.method, vec![point])),
+            }
+        }
+        let full = self.rows.iter().find(|row| row.rank == RankName::Full);
+        Chart {
+            label,
+            lines,
+            full: full.and_then(&value).map(|(mean, _)| mean),
+        }
+    }
+
+    fn run_list(&self) -> Markup {
+        html! {
+            section {
+                h2 { "Runs" }
+                div.scroll tabindex="0" role="region" aria-label="List of runs" {
+                    table.runs {
+                        thead {
+                            tr {
+                                th.name scope="col" { "Task" }
+                                th.name scope="col" { "Method" }
+                                th scope="col" { "Seed" }
+                                th scope="col" { "Steps" }
+                                th scope="col" { "Training" }
+                                th scope="col" { "Final loss" span.metric { "mean of the last epoch" } }
+                                th scope="col" { "Ended (UTC)" }
+                            }
+                        }
+                        tbody {
+                            @for run in &self.runs {
+                                tr {
+                                    td.name { (run.task) }
+                                    td.name { (run.method) }
+                                    td { (run.seed) }
+                                    td { (run.steps) }
+                                    td { (duration(run.train_seconds)) }
+                                    td { (run.last_epoch_loss.map_or("–".to_owned(), |loss| format!("{loss:.4}"))) }
+                                    td { (run.date().unwrap_or("–".to_owned())) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn setting_list(&self) -> Markup {
+        html! {
+            section {
+                h2 { "Settings" }
+                @if !self.settings.differing.is_empty() {
+                    h3 { "Not the same in all runs" }
+                    dl.settings {
+                        @for (name, values) in &self.settings.differing {
+                            div {
+                                dt { (name) }
+                                @for (value, methods) in values {
+                                    dd {
+                                        (value) " "
+                                        span.metric {
+                                            (methods.iter().map(Method::to_string).collect::<Vec<_>>().join(", "))
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+                h3 { "The same in all runs" }
+                dl.settings {
+                    @for (name, value) in &self.settings.shared {
+                        div { dt { (name) } dd { (value) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn cell(row: &Row, column: usize) -> Option<&Cell> {
+    row.tasks.get(column)?.1.as_ref()
+}
+
+fn rank_words(rank: RankName) -> String {
+    match rank {
+        RankName::At(rank) => rank.to_string(),
+        RankName::Best => "best".to_owned(),
+        RankName::Full => "–".to_owned(),
+    }
+}
+
+fn two(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+fn mean_words(mean: f64, bold: bool) -> Markup {
+    html! { @if bold { b { (two(mean)) } } @else { (two(mean)) } }
+}
+
+/// Whether `mean` is the largest of several numbers; numbers that print alike are equal.
+fn leads(mean: f64, all: impl Iterator<Item = f64>) -> bool {
+    let all: Vec<f64> = all.filter(|mean| mean.is_finite()).collect();
+    let largest = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    all.len() > 1 && two(mean) == two(largest)
+}
+
+/// `1 h 02 min`, `3 min 05 s`, `4.2 s`.
+fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 59.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    match whole / 3600 {
+        0 => format!("{} min {:02} s", whole / 60, whole % 60),
+        hours => format!("{hours} h {:02} min", whole % 3600 / 60),
+    }
+}

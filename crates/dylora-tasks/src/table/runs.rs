@@ -1,0 +1,134 @@
+//! What stands below a table: the runs behind it, and the settings that they share.
+
+use dylora_nn::Method;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::record::{CodeVersion, Record, json_number};
+
+/// One run behind a table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Run {
+    /// Name of the task.
+    pub task: String,
+    /// The method.
+    pub method: Method,
+    /// The seed.
+    pub seed: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Seconds of training steps.
+    pub train_seconds: f64,
+    /// Mean training loss of the last epoch, rows weighted equally; `None` if no epoch ended.
+    #[serde(serialize_with = "number")]
+    pub last_epoch_loss: Option<f64>,
+    /// Where it ran.
+    pub device: String,
+    /// The code that made it.
+    pub code: CodeVersion,
+    /// When it ended, in seconds since 1970 (UTC); 0 where that is not known.
+    pub finished_unix: u64,
+}
+
+fn number<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(json_number).serialize(serializer)
+}
+
+impl Run {
+    pub(super) fn new(record: &Record) -> Run {
+        Run {
+            task: record.settings.task.clone(),
+            method: record.settings.method,
+            seed: record.settings.seed,
+            steps: record.steps,
+            train_seconds: record.timing.train_seconds,
+            last_epoch_loss: record.loss.epochs.last().copied(),
+            device: record.device.clone(),
+            code: record.code.clone(),
+            finished_unix: record.timing.finished_unix,
+        }
+    }
+
+    /// `2026-01-31`, where the record has a time.
+    pub(super) fn date(&self) -> Option<String> {
+        let seconds = i64::try_from(self.finished_unix).ok().filter(|&seconds| seconds > 0)?;
+        let time = Timestamp::from_second(seconds).ok()?;
+        Some(time.strftime("%Y-%m-%d").to_string())
+    }
+
+    /// `dylora 0.1.0, revision 0123abc`.
+    pub(super) fn code_words(&self) -> String {
+        match &self.code.revision {
+            Some(revision) => format!("dylora {}, revision {revision}", self.code.dylora),
+            None => format!("dylora {}", self.code.dylora),
+        }
+    }
+}
+
+/// Settings of the runs by name: those that are the same in all of them, and those that are not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Settings {
+    pub(super) shared: Vec<(String, String)>,
+    /// Each value with the methods whose runs have it.
+    pub(super) differing: Vec<(String, Vec<(String, Vec<Method>)>)>,
+}
+
+/// What the table itself shows of a run.
+const SHOWN: [&str; 3] = ["task", "method", "seed"];
+
+/// Directories of one machine; the caption says what they hold, so they stand here only if the runs do not agree.
+const PLACES: [&str; 2] = ["model", "data"];
+
+impl Settings {
+    pub(super) fn of(records: &[Record]) -> Settings {
+        let mut settings = Settings::default();
+        let mut names: Vec<(String, Vec<(String, Vec<Method>)>)> = Vec::new();
+        for record in records {
+            let Ok(Value::Object(all)) = serde_json::to_value(&record.settings) else {
+                continue;
+            };
+            for (name, value) in all {
+                if SHOWN.contains(&name.as_str()) {
+                    continue;
+                }
+                let index = names.iter().position(|(each, _)| *each == name).unwrap_or_else(|| {
+                    names.push((name, Vec::new()));
+                    names.len() - 1
+                });
+                let (values, value) = (&mut names[index].1, words(&value));
+                let method = record.settings.method;
+                match values.iter_mut().find(|(each, _)| *each == value) {
+                    Some((_, methods)) if methods.contains(&method) => {}
+                    Some((_, methods)) => methods.push(method),
+                    None => values.push((value, vec![method])),
+                }
+            }
+        }
+        for (name, mut values) in names {
+            match values.len() {
+                1 if PLACES.contains(&name.as_str()) => {}
+                1 => settings
+                    .shared
+                    .extend(values.pop().map(|(value, _)| (name.replace('_', " "), value))),
+                _ => settings.differing.push((name.replace('_', " "), values)),
+            }
+        }
+        settings
+    }
+}
+
+/// A JSON value for a reader.
+fn words(value: &Value) -> String {
+    match value {
+        Value::Null => "not set".to_owned(),
+        Value::String(word) => word.clone(),
+        Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::Object(map) => map
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", words(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
+        other => other.to_string(),
+    }
+}

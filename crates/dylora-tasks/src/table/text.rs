@@ -1,0 +1,133 @@
+//! A table as plain text and as Markdown.
+
+use super::{Cell, Table, title};
+use crate::record::RankName;
+
+impl Table {
+    /// Plain text, columns aligned.
+    pub fn to_text(&self) -> String {
+        let lines = self.lines();
+        let columns = lines.first().map_or(0, |(_, line)| line.len());
+        let width = |column: usize| {
+            lines
+                .iter()
+                .map(|(_, line)| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1));
+        let mut text = format!("{}\n", self.legend());
+        for note in self.notes() {
+            text.push_str(&format!("Note: {}\n", one_line(note)));
+        }
+        let mut block = None;
+        for (rank, line) in &lines {
+            if block != Some(rank) {
+                text.push_str(&rule);
+                text.push('\n');
+                block = Some(rank);
+            }
+            let padded: Vec<String> = line
+                .iter()
+                .zip(&widths)
+                .map(|(cell, &width)| format!("{cell:<width$}"))
+                .collect();
+            text.push_str(padded.join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// A Markdown table.
+    pub fn to_markdown(&self) -> String {
+        let mut text = format!("{}\n\n", escaped(&self.legend()));
+        for note in self.notes() {
+            text.push_str(&format!("Note: {}\n\n", escaped(&one_line(note))));
+        }
+        for (index, (_, line)) in self.lines().iter().enumerate() {
+            text.push_str(&format!("| {} |\n", line.join(" | ")));
+            if index == 0 {
+                text.push_str(&format!("|{}\n", " --- |".repeat(line.len())));
+            }
+        }
+        text
+    }
+
+    fn legend(&self) -> String {
+        format!(
+            "{}, profile: {}. Percent, mean ± standard deviation over the seeds; {}.",
+            one_line(&self.title()),
+            self.profile,
+            self.about_paper()
+        )
+    }
+
+    fn notes(&self) -> &[String] {
+        self.caption.as_ref().map_or(&[], |caption| &caption.notes)
+    }
+
+    /// Heading and lines as words, each with the block it belongs to.
+    fn lines(&self) -> Vec<(Option<RankName>, Vec<String>)> {
+        let mut heading = vec!["Rank".to_owned(), "Method".to_owned()];
+        heading.extend(self.headings.iter().cloned());
+        heading.push("Avg".to_owned());
+        let mut lines = vec![(None, heading)];
+        for row in &self.rows {
+            let rank = match row.rank {
+                RankName::At(rank) => rank.to_string(),
+                RankName::Best => "best".to_owned(),
+                RankName::Full => "–".to_owned(),
+            };
+            let mut line = vec![rank, title(row.method).to_owned()];
+            line.extend(
+                row.tasks
+                    .iter()
+                    .map(|(_, cell)| cell.as_ref().map_or("–".to_owned(), |cell| self.words(cell))),
+            );
+            line.push(row.average.map_or("–".to_owned(), |mean| {
+                format!("{mean:.2}{}", self.beside(row.paper_average))
+            }));
+            lines.push((Some(row.rank), line));
+        }
+        lines
+    }
+
+    /// `86.03 ± 0.31 (7) [85.55]`: mean, deviation over several seeds, best rank, the paper's number.
+    fn words(&self, cell: &Cell) -> String {
+        let mut words = format!("{:.2}", cell.mean);
+        if cell.runs > 1 {
+            words.push_str(&format!(" ± {:.2}", cell.std));
+        }
+        if let Some(rank) = cell.rank {
+            words.push_str(&format!(" ({rank})"));
+        }
+        words + &self.beside(cell.paper)
+    }
+
+    /// The paper's number, to stand beside ours; nothing where none of them is known.
+    pub(super) fn beside(&self, paper: Option<f64>) -> String {
+        match paper {
+            Some(paper) => format!(" [{paper:.2}]"),
+            None if self.paper_is_known => " [–]".to_owned(),
+            None => String::new(),
+        }
+    }
+}
+
+/// A caller's words without line breaks, which would end a line of the table's head.
+fn one_line(words: &str) -> String {
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A caller's words as Markdown that means just them.
+fn escaped(words: &str) -> String {
+    let mut text = String::with_capacity(words.len());
+    for c in words.chars() {
+        if "\\`*_<&".contains(c) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
+}
