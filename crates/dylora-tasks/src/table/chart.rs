@@ -17,7 +17,7 @@ const SIZE: (u32, u32) = (760, 540);
 /// Size of a legend's sample.
 const SAMPLE: (u32, u32) = (88, 36);
 /// Size of text and of half a marker.
-const TEXT: u32 = 27;
+const TEXT: u32 = 34;
 const MARKER: i32 = 8;
 /// Units of the x axis per rank: whole ones, because only axes of integers take labels at chosen places.
 const UNITS: i64 = 100;
@@ -100,8 +100,8 @@ impl Chart {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_right(20)
-            .x_label_area_size(78)
-            .y_label_area_size(110)
+            .x_label_area_size(88)
+            .y_label_area_size(124)
             .build_cartesian_2d(
                 x.clone().with_key_points(shown.map(|&rank| units(rank)).collect()),
                 y.clone(),

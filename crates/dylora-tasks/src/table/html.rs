@@ -95,7 +95,8 @@ impl Table {
                 p {
                     "Percent: mean ± standard deviation over the seeds (none for a single seed); "
                     span #about-paper { (self.about_paper()) } ". "
-                    "Bold: the best method of a block. ★: the method's best rank for that column. "
+                    "Bold: the best method of a block. ★: the method's best rank for that column; the rows “best” repeat it, \
+                     with the rank in round brackets. "
                     "Avg: mean over the tasks, once all of them have a number."
                 }
                 div.scroll tabindex="0" role="region" aria-label="Table of results" {
@@ -141,9 +142,9 @@ impl Table {
     /// Whose numbers stand in brackets.
     fn column_title(&self) -> &'static str {
         if self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper) {
-            "this run [paper's Table 2]"
+            "these runs [paper's Table 2]"
         } else {
-            "this run [paper's Table 2: another model (RoBERTa-base), other data (GLUE)]"
+            "these runs [paper's Table 2: another model (RoBERTa-base), other data (GLUE)]"
         }
     }
 
@@ -156,8 +157,8 @@ impl Table {
             td {
                 (mean_words(cell.mean, bold))
                 @if cell.runs > 1 { span.std { " ± " (two(cell.std)) } }
-                @if self.is_best_rank(row, column) { span.star { " ★" } }
-                @if let Some(rank) = cell.rank { span.rank { " (rank " (rank) ")" } }
+                @if self.is_best_rank(row, column) { span.star { "★" } }
+                @if let Some(rank) = cell.rank { span.rank { " (" (rank) ")" } }
                 span.paper { (self.beside(cell.paper)) }
             }
         }
@@ -176,7 +177,7 @@ impl Table {
         html! {
             td {
                 (mean_words(mean, bold))
-                @if star { span.star { " ★" } }
+                @if star { span.star { "★" } }
                 span.paper { (self.beside(row.paper_average)) }
             }
         }
