@@ -154,7 +154,7 @@ impl Table {
         };
         let bold = leads(cell.mean, block.iter().filter_map(|row| Some(self::cell(row, column)?.mean)));
         html! {
-            td {
+            td.best[cell.rank.is_some()] {
                 (mean_words(cell.mean, bold))
                 @if cell.runs > 1 { span.std { " ± " (two(cell.std)) } }
                 @if self.is_best_rank(row, column) { span.star { "★" } }

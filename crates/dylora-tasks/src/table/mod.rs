@@ -218,9 +218,9 @@ impl Table {
         // Without a caption nobody has said that the numbers may be compared.
         match (self.paper_is_known, same) {
             (false, _) => "the paper's numbers are not included yet",
-            (true, true) => "in brackets the paper's number (RoBERTa-base on GLUE), – where it has none",
+            (true, true) => "in square brackets the paper's number (RoBERTa-base on GLUE), – where it has none",
             (true, false) => {
-                "in brackets the paper's number, which is of another model (RoBERTa-base) and other data (GLUE), – where it has \
+                "in square brackets the paper's number, which is of another model (RoBERTa-base) and other data (GLUE), – where it has \
                  none"
             }
         }
