@@ -7,6 +7,7 @@ use dylora_tasks::glue;
 use dylora_tasks::nn::Method;
 use dylora_tasks::run_dir::{write_json, write_text};
 use dylora_tasks::settings::{DataSource, TrainSettings};
+use dylora_tasks::table::Caption;
 use dylora_tasks::train::RunOptions;
 
 use crate::args::{DeviceArgs, SettingsArgs, absolute, word};
@@ -106,10 +107,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             "stopped; the same command goes on where it was".to_owned(),
         ));
     }
-    let table = plan.table()?;
+    let table = plan.table()?.with_caption(args.caption());
     if !table.rows.is_empty() {
         write_json(&plan.out.join("table.json"), &table)?;
         write_text(&plan.out.join("table.md"), &table.to_markdown())?;
+        write_text(&plan.out.join("table.html"), &table.to_html()?)?;
         if args.json {
             print_json(&table)?;
         } else {
@@ -131,6 +133,22 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 impl GlueArgs {
+    /// A directory's name does not prove what it holds, so the paper's setting is never claimed.
+    fn caption(&self) -> Caption {
+        let name = |dir: &Path| {
+            dir.file_name()
+                .unwrap_or(dir.as_os_str())
+                .to_string_lossy()
+                .into_owned()
+        };
+        Caption {
+            model: name(&self.model),
+            data: name(&self.data),
+            notes: vec!["Model and data are called by the names of their directories.".to_owned()],
+            same_setting_as_paper: false,
+        }
+    }
+
     fn plan(&self) -> Result<GluePlan, Failure> {
         let model = absolute(&self.model)?;
         let mut recipe = TrainSettings::paper(

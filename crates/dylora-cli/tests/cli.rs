@@ -129,6 +129,7 @@ fn reproduce_prints_and_writes_the_table() -> TestResult {
     let table: Value = serde_json::from_str(&fs::read_to_string(out.join("table.json"))?)?;
     assert_eq!(table["rows"].as_array().map(Vec::len), Some(6));
     assert!(fs::read_to_string(out.join("table.md"))?.contains("| Rank | Method | MRPC | Avg |"));
+    assert!(fs::read_to_string(out.join("table.html"))?.contains("the paper's numbers are not included yet"));
     let record: Value = serde_json::from_str(&fs::read_to_string(out.join("mrpc/dylora/seed-10/record.json"))?)?;
     assert_eq!(
         (&record["settings"]["update"], &record["settings"]["optimizer"]),

@@ -10,7 +10,7 @@
 //! | batches to logits | [`classifier`] | logits |
 //! | a step, a run, a list of runs | [`trainer`], [`train`], [`experiment`] | [`record::Record`] in a [`run_dir`] |
 //! | predictions to a number | [`metric`] | `f64` |
-//! | records to a table | [`table`], beside [`paper`] | text, Markdown, JSON |
+//! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
 //! | a look at a file before anyone trains on it | [`check`] | [`check::CheckReport`] |
 //!
 //! ```no_run

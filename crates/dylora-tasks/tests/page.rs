@@ -117,12 +117,18 @@ fn named<'a, 'i: 'a>(node: Node<'a, 'i>, name: &'static str) -> impl Iterator<It
 
 /// All text below a node, blanks as one.
 fn words(node: Node<'_, '_>) -> String {
-    let all: String = node.descendants().filter(|node| node.is_text()).filter_map(|node| node.text()).collect();
+    let all: String = node
+        .descendants()
+        .filter(|node| node.is_text())
+        .filter_map(|node| node.text())
+        .collect();
     all.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn lines_of(figure: Node<'_, '_>, color: &str) -> usize {
-    named(figure, "polyline").filter(|line| line.attribute("stroke") == Some(color)).count()
+    named(figure, "polyline")
+        .filter(|line| line.attribute("stroke") == Some(color))
+        .count()
 }
 
 #[test]
@@ -140,7 +146,10 @@ fn the_page_has_every_number_of_the_table() {
             assert_eq!(line.len(), tasks.len() + 1);
             for ((_, cell), shown) in row.tasks.iter().zip(line) {
                 let cell = cell.as_ref().unwrap();
-                assert!(shown.starts_with(&format!("{:.2} ± {:.2}", cell.mean, cell.std)), "{shown}");
+                assert!(
+                    shown.starts_with(&format!("{:.2} ± {:.2}", cell.mean, cell.std)),
+                    "{shown}"
+                );
                 assert_eq!(
                     cell.rank.map(|rank| format!("({rank})")),
                     shown.split_once('(').map(|(_, rank)| format!("({rank}"))
@@ -178,7 +187,10 @@ fn the_best_method_of_a_block_is_bold_and_the_best_rank_has_a_star() {
             ("80.00", false),
         ]);
         assert_eq!(cells(0), blocks);
-        let averages: Vec<_> = blocks.iter().map(|(words, bold)| (words.replace(" (2)", "").replace(" (1)", ""), *bold)).collect();
+        let averages: Vec<_> = blocks
+            .iter()
+            .map(|(words, bold)| (words.replace(" (2)", "").replace(" (1)", ""), *bold))
+            .collect();
         assert_eq!(cells(1), averages);
     });
 }
@@ -192,7 +204,10 @@ fn nothing_is_loaded_and_every_word_is_escaped() {
         for node in page.descendants() {
             assert!(!["script", "link", "img", "iframe"].contains(&node.tag_name().name()));
             for attribute in node.attributes() {
-                assert!(!["src", "href", "srcset", "data"].contains(&attribute.name()), "{attribute:?}");
+                assert!(
+                    !["src", "href", "srcset", "data"].contains(&attribute.name()),
+                    "{attribute:?}"
+                );
                 assert!(!attribute.value().contains("url("), "{attribute:?}");
             }
         }
@@ -210,13 +225,18 @@ fn a_chart_has_a_line_for_each_method() {
     let tasks = ["rte", "cola"];
     read(&table(&tasks, &records(&tasks)), |page| {
         let figures: Vec<_> = named(page.root(), "figure").collect();
-        let captions: Vec<_> = figures.iter().map(|f| words(named(*f, "strong").next().unwrap())).collect();
+        let captions: Vec<_> = figures
+            .iter()
+            .map(|f| words(named(*f, "strong").next().unwrap()))
+            .collect();
         assert_eq!(captions, ["RTE", "CoLA", "Average"]);
         for figure in &figures {
             assert_eq!([LORA, DYLORA, FROZEN].map(|color| lines_of(*figure, color)), [1; 3]);
             // Markers: circles, triangles, squares, one for each rank. An error bar brings a hollow circle.
             let filled = |name, color| {
-                named(*figure, name).filter(|shape| shape.attribute("fill") == Some(color)).count()
+                named(*figure, name)
+                    .filter(|shape| shape.attribute("fill") == Some(color))
+                    .count()
             };
             assert_eq!(filled("circle", LORA), RANKS);
             assert_eq!(filled("polygon", DYLORA), RANKS);
@@ -225,9 +245,15 @@ fn a_chart_has_a_line_for_each_method() {
             assert!(labels.iter().any(|label| label == "rank"), "{labels:?}");
             assert!((1..=RANKS).all(|rank| labels.contains(&rank.to_string())), "{labels:?}");
         }
-        let bars = |figure: Node<'_, '_>| named(figure, "line").filter(|line| line.attribute("stroke") == Some(DYLORA)).count();
+        let bars = |figure: Node<'_, '_>| {
+            named(figure, "line")
+                .filter(|line| line.attribute("stroke") == Some(DYLORA))
+                .count()
+        };
         assert_eq!([bars(figures[0]), bars(figures[2])], [3 * RANKS, 0]);
-        let legend = named(page.root(), "ul").find(|list| list.attribute("class") == Some("legend")).unwrap();
+        let legend = named(page.root(), "ul")
+            .find(|list| list.attribute("class") == Some("legend"))
+            .unwrap();
         assert_eq!(words(legend), "LoRA DyLoRA DyLoRA (Frozen) Fine-tune");
     });
 }
@@ -237,11 +263,20 @@ fn fine_tuning_is_a_level_dashed_line() {
     let level = |records: &[Record]| {
         let mut dashes = Vec::new();
         let page = table(&["rte"], records).to_html().unwrap();
-        let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+        let options = ParsingOptions {
+            allow_dtd: true,
+            ..ParsingOptions::default()
+        };
         let page = Document::parse_with_options(&page, options).unwrap();
         let figure = named(page.root(), "figure").next().unwrap();
         for line in named(figure, "polyline").filter(|line| line.attribute("stroke-width") == Some("3")) {
-            dashes.push(line.attribute("points").unwrap().split_whitespace().map(|p| p.split_once(',').unwrap().1.to_owned()).collect::<Vec<_>>());
+            dashes.push(
+                line.attribute("points")
+                    .unwrap()
+                    .split_whitespace()
+                    .map(|p| p.split_once(',').unwrap().1.to_owned())
+                    .collect::<Vec<_>>(),
+            );
         }
         dashes
     };
@@ -255,7 +290,12 @@ fn fine_tuning_is_a_level_dashed_line() {
 #[test]
 fn gaps_and_values_that_are_not_numbers_break_nothing() {
     let records = [
-        record("rte", Method::DyLora, 10, &[0.70, 0.71, f64::NAN, 0.73, 0.74, f64::INFINITY, 0.75]),
+        record(
+            "rte",
+            Method::DyLora,
+            10,
+            &[0.70, 0.71, f64::NAN, 0.73, 0.74, f64::INFINITY, 0.75],
+        ),
         record("rte", Method::Lora, 10, &[0.70]),
         record("rte", Method::DyLoraFrozen, 10, &[f64::NAN, f64::NAN]),
         record("rte", Method::Full, 10, &[f64::NAN]),
@@ -265,13 +305,19 @@ fn gaps_and_values_that_are_not_numbers_break_nothing() {
     read(&table, |page| {
         let figures: Vec<_> = named(page.root(), "figure").collect();
         // Ranks 1 and 2, 4 and 5; rank 7 stands alone and has only its marker.
-        assert_eq!([LORA, DYLORA, FROZEN].map(|color| lines_of(figures[0], color)), [0, 2, 0]);
+        assert_eq!(
+            [LORA, DYLORA, FROZEN].map(|color| lines_of(figures[0], color)),
+            [0, 2, 0]
+        );
         for figure in &figures[1..] {
             assert!(words(*figure).contains("No number to draw"), "{}", words(*figure));
         }
         for node in page.descendants() {
             for attribute in node.attributes() {
-                assert!(!attribute.value().contains("NaN") && !attribute.value().contains("inf"), "{attribute:?}");
+                assert!(
+                    !attribute.value().contains("NaN") && !attribute.value().contains("inf"),
+                    "{attribute:?}"
+                );
             }
         }
         let results = named(page.root(), "table").next().unwrap();
@@ -287,7 +333,12 @@ fn gaps_and_values_that_are_not_numbers_break_nothing() {
 fn a_table_without_rows_or_without_adapters_is_still_a_page() {
     for records in [vec![], vec![record("rte", Method::Full, 10, &[0.8])]] {
         read(&table(&["rte"], &records), |page| {
-            assert_eq!(named(page.root(), "polyline").filter(|l| l.attribute("stroke") == Some(DYLORA)).count(), 0);
+            assert_eq!(
+                named(page.root(), "polyline")
+                    .filter(|l| l.attribute("stroke") == Some(DYLORA))
+                    .count(),
+                0
+            );
             assert_eq!(named(page.root(), "figure").count(), 2);
         });
     }
@@ -299,15 +350,30 @@ fn runs_and_settings_stand_below() {
     let table = table(&tasks, &records(&tasks)).with_caption(caption(false));
     read(&table, |page| {
         let runs = named(page.root(), "table").nth(1).unwrap();
-        let lines: Vec<Vec<String>> = named(runs, "tr").skip(1).map(|line| named(line, "td").map(words).collect()).collect();
+        let lines: Vec<Vec<String>> = named(runs, "tr")
+            .skip(1)
+            .map(|line| named(line, "td").map(words).collect())
+            .collect();
         assert_eq!(lines.len(), METHODS.len() * SEEDS.len());
-        assert_eq!(lines[0], ["rte", "lora", "10", "2340", "1 h 02 min", "0.1234", "2026-01-31"]);
+        assert_eq!(
+            lines[0],
+            ["rte", "lora", "10", "2340", "1 h 02 min", "0.1234", "2026-01-31"]
+        );
         let lists: Vec<String> = named(page.root(), "dl").map(words).collect();
-        for fact in ["10, 42, 4242", "dylora 0.1.0, revision 0123abc", "2026-01-31 to 2026-02-02", "cpu, 4 threads"] {
+        for fact in [
+            "10, 42, 4242",
+            "dylora 0.1.0, revision 0123abc",
+            "2026-01-31 to 2026-02-02",
+            "cpu, 4 threads",
+        ] {
             assert!(lists[0].contains(fact), "{}", lists[0]);
         }
         assert_eq!(lists[1], "lr0.0004 lora, dylora, dylora-frozen0.00002 full");
-        assert!(lists[2].contains("batch size32") && !lists[2].contains("lr0"), "{}", lists[2]);
+        assert!(
+            lists[2].contains("batch size32") && !lists[2].contains("lr0"),
+            "{}",
+            lists[2]
+        );
     });
     let json = serde_json::to_value(&table).unwrap();
     assert_eq!(json["caption"]["data"], "generated sentences");
@@ -353,11 +419,17 @@ fn a_number_of_the_paper_is_labelled_as_of_another_model_and_other_data() {
         }
         read(&table, |page| {
             let heading = named(page.root(), "thead").next().map(words).unwrap();
-            assert!(heading.contains("another model (RoBERTa-base), other data (GLUE)"), "{heading}");
+            assert!(
+                heading.contains("another model (RoBERTa-base), other data (GLUE)"),
+                "{heading}"
+            );
         });
     }
     for form in forms(&made.with_caption(caption(true))) {
-        assert!(form.contains("[12.50]") && form.contains("RoBERTa-base on GLUE"), "{form}");
+        assert!(
+            form.contains("[12.50]") && form.contains("RoBERTa-base on GLUE"),
+            "{form}"
+        );
         assert!(!form.contains("another model"), "{form}");
     }
 }
@@ -369,10 +441,22 @@ fn text_and_markdown_name_model_and_data() {
     let text = table.to_text();
     let mut lines = text.lines();
     let first = lines.next().unwrap();
-    assert!(first.starts_with("Laid out as Table 2: small <&> \"quoted\" encoder on generated sentences"), "{text}");
+    assert!(
+        first.starts_with("Laid out as Table 2: small <&> \"quoted\" encoder on generated sentences"),
+        "{text}"
+    );
     assert!(first.contains("profile: given"), "{text}");
-    assert_eq!(lines.next(), Some("Note: The sentences were made from a grammar. Nobody wrote them."));
+    assert_eq!(
+        lines.next(),
+        Some("Note: The sentences were made from a grammar. Nobody wrote them.")
+    );
     let markdown = table.to_markdown();
-    assert!(markdown.contains("small \\<\\&> \"quoted\" encoder on generated sentences"), "{markdown}");
-    assert!(markdown.contains("\n\nNote: The sentences were made from a grammar. Nobody wrote them.\n\n"), "{markdown}");
+    assert!(
+        markdown.contains("small \\<\\&> \"quoted\" encoder on generated sentences"),
+        "{markdown}"
+    );
+    assert!(
+        markdown.contains("\n\nNote: The sentences were made from a grammar. Nobody wrote them.\n\n"),
+        "{markdown}"
+    );
 }

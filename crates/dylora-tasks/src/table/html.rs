@@ -152,7 +152,10 @@ impl Table {
         let Some(cell) = cell(row, column) else {
             return html! { td.none { "–" (self.beside(None)) } };
         };
-        let bold = leads(cell.mean, block.iter().filter_map(|row| Some(self::cell(row, column)?.mean)));
+        let bold = leads(
+            cell.mean,
+            block.iter().filter_map(|row| Some(self::cell(row, column)?.mean)),
+        );
         html! {
             td.best[cell.rank.is_some()] {
                 (mean_words(cell.mean, bold))

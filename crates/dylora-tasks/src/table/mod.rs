@@ -258,7 +258,13 @@ fn cell(paper: &[paper::Cell], task: &GlueTask, method: Method, rank: RankName, 
 }
 
 /// The cell of the rank with the largest mean, the smaller rank of equals.
-fn best_cell(paper: &[paper::Cell], task: &GlueTask, method: Method, ranks: &BTreeSet<RankName>, runs: &[&Record]) -> Option<Cell> {
+fn best_cell(
+    paper: &[paper::Cell],
+    task: &GlueTask,
+    method: Method,
+    ranks: &BTreeSet<RankName>,
+    runs: &[&Record],
+) -> Option<Cell> {
     let mut best: Option<Cell> = None;
     for &rank in ranks {
         let RankName::At(number) = rank else { continue };

@@ -66,12 +66,14 @@ impl Run {
     }
 }
 
+/// Each value of a setting, with the methods whose runs have it.
+type Values = Vec<(String, Vec<Method>)>;
+
 /// Settings of the runs by name: those that are the same in all of them, and those that are not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Settings {
     pub(super) shared: Vec<(String, String)>,
-    /// Each value with the methods whose runs have it.
-    pub(super) differing: Vec<(String, Vec<(String, Vec<Method>)>)>,
+    pub(super) differing: Vec<(String, Values)>,
 }
 
 /// What the table itself shows of a run.
@@ -83,7 +85,7 @@ const PLACES: [&str; 2] = ["model", "data"];
 impl Settings {
     pub(super) fn of(records: &[Record]) -> Settings {
         let mut settings = Settings::default();
-        let mut names: Vec<(String, Vec<(String, Vec<Method>)>)> = Vec::new();
+        let mut names: Vec<(String, Values)> = Vec::new();
         for record in records {
             let Ok(Value::Object(all)) = serde_json::to_value(&record.settings) else {
                 continue;
