@@ -72,3 +72,18 @@ pub fn load(path: &Path, trainer: &mut Trainer) -> Result<Position> {
 pub fn save_trained(path: &Path, classifier: &Classifier) -> Result<()> {
     Ok(save_tensors(path, &classifier.model.named_trained(), &[])?)
 }
+
+/// Optimizer steps done according to a checkpoint; 0 without one. Reads no tensor.
+///
+/// # Errors
+/// If the file is damaged.
+pub fn steps_done(path: &Path) -> Result<u64> {
+    if !path.is_file() {
+        return Ok(0);
+    }
+    let text = Checkpoint::open(path)?
+        .note(POSITION)
+        .ok_or_else(|| Error::file(path, "says no position"))?;
+    let position: Position = serde_json::from_str(&text).map_err(|error| Error::file(path, error.to_string()))?;
+    Ok(position.step)
+}

@@ -200,6 +200,12 @@ pub enum Error {
         /// Epoch, from 1, where there are epochs.
         epoch: Option<u32>,
     },
+    /// A run ended in a panic: a mistake in this program, or in an observer.
+    #[error("stopped by a mistake in the program: {message}")]
+    Panicked {
+        /// The panic's own words.
+        message: String,
+    },
     /// A model, checkpoint or optimizer error.
     #[error(transparent)]
     Nn(#[from] dylora_nn::Error),

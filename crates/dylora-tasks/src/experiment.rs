@@ -1,24 +1,34 @@
 //! A list of runs: tasks times methods times seeds, each in its own directory, run once, resumed if it was stopped.
+//!
+//! Several of them may run side by side, each on its share of the threads: a small encoder's kernels are too short to be
+//! cut over many. No bit of a result depends on that.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use dylora_nn::Method;
+use dylora_nn::{EncoderConfig, Method};
 
 use crate::error::{Error, Result};
 use crate::glue;
-use crate::progress::{Event, Observer};
+use crate::prepare::{DataKey, RunData};
+use crate::progress::{Event, Observer, Observers};
 use crate::record::Record;
 use crate::run_dir::RunDir;
-use crate::settings::{DataSource, TrainSettings};
+use crate::settings::TrainSettings;
 use crate::table::Table;
-use crate::task::Split;
-use crate::train::{Outcome, RunOptions, resume, train};
+use crate::train::{Outcome, RunOptions, resume_on, train_on};
+use crate::workers::{Shared, lock, on_workers, panicked};
 
 /// Peak learning rate of `full`, which Table 8 does not give: the middle of those RoBERTa's authors searched for GLUE.
 pub const FULL_LR: f64 = 2e-5;
 
 /// The paper's seeds. Table 8 prints 10 twice; 100 stands for the second.
 pub const PAPER_SEEDS: [u64; 5] = [10, 42, 4242, 100, 1010];
+
+/// Up to this width of the hidden states one run does not keep several threads busy.
+const NARROW: usize = 256;
 
 /// Runs of GLUE tasks that make up Table 2.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,9 +49,29 @@ pub struct GluePlan {
     pub profile: String,
 }
 
+/// What does not change the results of a plan's runs.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanOptions {
+    /// Runs side by side; each has its share of the threads, and at least one.
+    pub jobs: usize,
+    /// Options of each run.
+    pub run: RunOptions,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        PlanOptions {
+            jobs: 1,
+            run: RunOptions::default(),
+        }
+    }
+}
+
 /// One run of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Experiment {
+    /// Its number in the plan, from 1.
+    pub number: usize,
     /// `mrpc dylora seed 10`.
     pub name: String,
     /// Its settings.
@@ -90,6 +120,7 @@ impl GluePlan {
                     };
                     settings.validate()?;
                     all.push(Experiment {
+                        number: all.len() + 1,
                         name: format!("{task} {method} seed {seed}"),
                         dir: self
                             .out
@@ -104,71 +135,88 @@ impl GluePlan {
         Ok(all)
     }
 
-    /// Reads every file that the runs will read, so that a bad line is found before the first step, and gives the characters
-    /// of training text that each run of a task will go through: a measure of work.
+    /// The runs that have no record, in the plan's order.
     ///
     /// # Errors
-    /// The first thing wrong with a file, with its line.
-    pub fn check_data(&self) -> Result<Vec<(String, u64)>> {
-        let DataSource::Glue { dir } = &self.recipe.data else {
-            return Err(Error::argument(
-                "--data",
-                "Table 2 is made of GLUE tasks; give their folder",
-            ));
-        };
-        let mut work = Vec::with_capacity(self.tasks.len());
-        for task in &self.tasks {
-            let source = glue::find(task)?;
-            for split in source.task().eval_splits {
-                source.load(dir, split)?;
+    /// As [`GluePlan::experiments`], or a directory that holds a run with other settings.
+    pub fn unfinished(&self) -> Result<Vec<Experiment>> {
+        let mut left = Vec::new();
+        for experiment in self.experiments()? {
+            experiment.check_settings()?;
+            if experiment.record()?.is_none() {
+                left.push(experiment);
             }
-            let rows = source.load(dir, Split::Train)?;
-            let used = self.recipe.max_train_rows.unwrap_or(rows.len());
-            let text: usize = rows
-                .iter()
-                .take(used)
-                .map(|row| row.text_a.len() + row.text_b.as_ref().map_or(0, String::len))
-                .sum();
-            work.push((source.name.to_owned(), text as u64 * u64::from(self.recipe.epochs)));
         }
-        Ok(work)
+        Ok(left)
     }
 
-    /// Runs what is not there yet, one after the other. A run that fails is reported and the next one follows.
+    /// How many runs to put side by side: as many as there are threads if the encoder is too narrow for one run to use
+    /// them, else one.
     ///
     /// # Errors
-    /// Before anything runs: as [`GluePlan::experiments`], or a directory that holds a run with other settings.
-    pub fn run(&self, options: RunOptions, observer: &mut dyn Observer) -> Result<Summary> {
-        let experiments = self.experiments()?;
-        for experiment in &experiments {
-            experiment.check_settings()?;
-        }
-        let mut summary = Summary::default();
-        for (index, experiment) in experiments.iter().enumerate() {
-            if experiment.record()?.is_some() {
-                summary.skipped += 1;
-                continue;
+    /// If the model's `config.json` cannot be read.
+    pub fn auto_jobs(&self) -> Result<usize> {
+        let config = EncoderConfig::from_file(&self.recipe.model.join("config.json"))?;
+        Ok(if config.hidden_size <= NARROW {
+            rayon::current_num_threads()
+        } else {
+            1
+        })
+    }
+
+    /// Runs what is not there yet, `jobs` at a time, begun in the plan's order. Rows are read once per task and dropped
+    /// after its last run. A run that fails, or panics, is reported and the others go on. A run that its observer stops is
+    /// the last of its worker, and no other worker begins another.
+    ///
+    /// # Errors
+    /// Before anything runs: as [`GluePlan::unfinished`], no jobs, or threads that the system does not give.
+    pub fn run(&self, options: PlanOptions, observers: &dyn Observers) -> Result<Summary> {
+        let all = self.experiments()?.len();
+        let todo = self.unfinished()?;
+        let data = Shared::new(todo.iter().map(|experiment| DataKey::new(&experiment.settings)));
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let ended = Mutex::new(Vec::with_capacity(todo.len()));
+        let work = || {
+            while !stop.load(Ordering::Relaxed) && !observers.should_stop() {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(experiment) = todo.get(index) else { break };
+                let mut observer = observers.of_run();
+                // After a panic nothing of the run is used again but its files, and those are whole at any time.
+                let result = catch_unwind(AssertUnwindSafe(|| {
+                    observer.event(&Event::Experiment {
+                        number: experiment.number,
+                        of: all,
+                        name: &experiment.name,
+                    });
+                    experiment.run(options.run, &data, &mut *observer)
+                }))
+                .unwrap_or_else(|panic| Err(panicked(&*panic)));
+                data.done(&DataKey::new(&experiment.settings));
+                match &result {
+                    Ok(Outcome::Finished(_)) => {}
+                    Ok(Outcome::Interrupted { .. }) => stop.store(true, Ordering::Relaxed),
+                    Err(error) => observer.event(&Event::ExperimentFailed {
+                        name: &experiment.name,
+                        error,
+                    }),
+                }
+                lock(&ended).push((index, result));
             }
-            if observer.should_stop() {
-                summary.interrupted = true;
-                break;
-            }
-            let name = &experiment.name;
-            observer.event(&Event::Experiment {
-                number: index + 1,
-                of: experiments.len(),
-                name,
-            });
-            match experiment.run(options, observer) {
+        };
+        // Where fewer runs are left than jobs, each may use more threads.
+        on_workers(options.jobs.min(todo.len().max(1)), work)?;
+        let mut ended = ended.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        ended.sort_by_key(|(index, _)| *index);
+        let mut summary = Summary {
+            skipped: all - todo.len(),
+            interrupted: ended.len() < todo.len(),
+            ..Summary::default()
+        };
+        for (index, result) in ended {
+            match result {
                 Ok(Outcome::Finished(_)) => summary.ran += 1,
-                Ok(Outcome::Interrupted { .. }) => {
-                    summary.interrupted = true;
-                    break;
-                }
-                Err(error) => {
-                    observer.event(&Event::ExperimentFailed { name, error: &error });
-                    summary.failed.push((name.clone(), error));
-                }
+                Ok(Outcome::Interrupted { .. }) => summary.interrupted = true,
+                Err(error) => summary.failed.push((todo[index].name.clone(), error)),
             }
         }
         Ok(summary)
@@ -218,11 +266,17 @@ impl Experiment {
         }
     }
 
-    fn run(&self, options: RunOptions, observer: &mut dyn Observer) -> Result<Outcome> {
+    fn run(
+        &self,
+        options: RunOptions,
+        data: &Shared<DataKey, RunData>,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
+        let load = |settings: &TrainSettings| data.get(&DataKey::new(settings), || RunData::load(settings));
         if RunDir::open(&self.dir).is_ok() {
-            resume(&self.dir, Some(&self.settings), options, observer)
+            resume_on(&self.dir, Some(&self.settings), options, observer, load)
         } else {
-            train(&self.settings, &self.dir, options, observer)
+            train_on(&self.settings, &self.dir, options, observer, load)
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | ids to batches without padding | [`pack`] | [`pack::PackedBatch`] |
 //! | batches to logits | [`classifier`] | logits |
 //! | a step, a run, a list of runs | [`trainer`], [`train`], [`experiment`] | [`record::Record`] in a [`run_dir`] |
+//! | a list of runs to their time | [`estimate`] | [`estimate::Estimate`] |
 //! | predictions to a number | [`metric`] | `f64` |
 //! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
 //! | a look at a file before anyone trains on it | [`check`] | [`check::CheckReport`] |
@@ -42,6 +43,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod classifier;
 pub mod error;
+pub mod estimate;
 pub mod evaluate;
 pub mod experiment;
 pub mod glue;
@@ -60,6 +62,7 @@ pub mod tokens;
 pub mod train;
 pub mod trainer;
 pub mod tsv;
+mod workers;
 
 pub use dylora_nn as nn;
 pub use error::{Error, Result};

@@ -1,6 +1,8 @@
 //! From settings to token ids: which files, which columns, which rows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use dylora_nn::EncoderConfig;
 
 use crate::error::{Error, Result};
 use crate::glue;
@@ -105,6 +107,62 @@ impl Corpus {
             eval,
         })
     }
+}
+
+/// What a run reads besides weights. Nothing in it depends on the method, the seed or the recipe, so runs can share it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunData {
+    /// The encoder's sizes, as its directory says them.
+    pub config: EncoderConfig,
+    /// The rows.
+    pub corpus: Corpus,
+}
+
+/// The settings that decide what [`RunData`] holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataKey {
+    task: String,
+    model: PathBuf,
+    data: DataSource,
+    max_length: usize,
+    max_train_rows: Option<usize>,
+}
+
+impl DataKey {
+    /// The key of a run's data: runs of equal keys can share it.
+    pub fn new(settings: &TrainSettings) -> Self {
+        DataKey {
+            task: settings.task.clone(),
+            model: settings.model.clone(),
+            data: settings.data.clone(),
+            max_length: settings.max_length,
+            max_train_rows: settings.max_train_rows,
+        }
+    }
+}
+
+impl RunData {
+    /// Reads the model's configuration, its tokenizer and all rows.
+    ///
+    /// # Errors
+    /// If the model directory's files do not fit each other, or the first thing wrong with a data file, with its line.
+    pub fn load(settings: &TrainSettings) -> Result<Self> {
+        let (config, tokenizer) = reader(&settings.model)?;
+        let max_length = settings.max_length.min(config.max_positions);
+        let corpus = Corpus::load(settings, &tokenizer, max_length)?;
+        if corpus.train.labels.contains(&Label::None) {
+            return Err(Error::argument("--data", "the training rows have no labels"));
+        }
+        Ok(RunData { config, corpus })
+    }
+}
+
+/// A model directory's configuration and tokenizer, which must fit each other.
+pub(crate) fn reader(model: &Path) -> Result<(EncoderConfig, TokenizerSource)> {
+    let config = EncoderConfig::from_file(&model.join("config.json"))?;
+    let tokenizer = TokenizerSource::from_model_dir(model)?;
+    tokenizer.check_fits(config.vocab_size)?;
+    Ok((config, tokenizer))
 }
 
 /// Rows of one split for a run's task: from `file` if one is given, else from where the run's settings say.

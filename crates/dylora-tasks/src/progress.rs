@@ -1,6 +1,7 @@
 //! What a run tells whoever watches it. This crate prints nothing itself.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::record::{RankName, Record, Scores};
 use crate::settings::TrainSettings;
@@ -110,4 +111,49 @@ pub trait Observer {
 /// Watches nothing.
 impl Observer for () {
     fn event(&mut self, _event: &Event<'_>) {}
+}
+
+/// Watches several runs that may go on side by side.
+///
+/// Each run has an observer of its own, which sees [`Event::Experiment`] first and [`Event::ExperimentFailed`] last if it
+/// comes to that. An [`Observer`] in a [`Mutex`] watches all runs at once, and cannot tell the steps of one from those of
+/// another.
+pub trait Observers: Sync {
+    /// An observer for a run that is about to start; called on the thread of the run.
+    fn of_run(&self) -> Box<dyn Observer + Send + '_>;
+
+    /// Whether no further run should start. What is running asks its own observer.
+    fn should_stop(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing.
+impl Observers for () {
+    fn of_run(&self) -> Box<dyn Observer + Send + '_> {
+        Box::new(())
+    }
+}
+
+/// One observer for all runs, which is told of one event at a time.
+impl<O: Observer + Send> Observers for Mutex<O> {
+    fn of_run(&self) -> Box<dyn Observer + Send + '_> {
+        Box::new(Locked(self))
+    }
+
+    fn should_stop(&self) -> bool {
+        Locked(self).should_stop()
+    }
+}
+
+struct Locked<'a, O>(&'a Mutex<O>);
+
+impl<O: Observer> Observer for Locked<'_, O> {
+    fn event(&mut self, event: &Event<'_>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).event(event);
+    }
+
+    fn should_stop(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).should_stop()
+    }
 }

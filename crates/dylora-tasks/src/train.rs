@@ -1,9 +1,9 @@
 //! A whole run: read, train, checkpoint, evaluate, record; and taking up one that was stopped.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use dylora_nn::EncoderConfig;
 use dylora_nn::tensor::{Purpose, Stream};
 use rand::seq::SliceRandom;
 
@@ -12,13 +12,11 @@ use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::pack::{PackedBatch, pack};
-use crate::prepare::{Corpus, Prepared};
+use crate::prepare::{Prepared, RunData};
 use crate::progress::{Event, Observer};
 use crate::record::{CodeVersion, RECORD_FORMAT, Record, Timing};
 use crate::run_dir::RunDir;
 use crate::settings::TrainSettings;
-use crate::task::Label;
-use crate::tokens::TokenizerSource;
 use crate::trainer::Trainer;
 
 /// What does not change the result of a run.
@@ -54,11 +52,27 @@ pub fn train(
     options: RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    train_on(settings, dir, options, observer, load)
+}
+
+/// What a run reads for itself, where it shares it with no other.
+fn load(settings: &TrainSettings) -> Result<Arc<RunData>> {
+    RunData::load(settings).map(Arc::new)
+}
+
+/// [`train`] on data that `load` gives for the run's settings.
+pub(crate) fn train_on(
+    settings: &TrainSettings,
+    dir: &Path,
+    options: RunOptions,
+    observer: &mut dyn Observer,
+    load: impl FnOnce(&TrainSettings) -> Result<Arc<RunData>>,
+) -> Result<Outcome> {
     settings.validate()?;
     let run = RunDir::create(dir)?;
-    match Session::load(settings) {
+    match load(settings).and_then(|data| Session::new(settings, data)) {
         Ok(session) => {
-            run.begin(settings, &session.corpus.task)?;
+            run.begin(settings, &session.data.corpus.task)?;
             session.run(&run, Position::default(), options, observer)
         }
         Err(error) => {
@@ -80,6 +94,17 @@ pub fn resume(
     options: RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    resume_on(dir, settings, options, observer, load)
+}
+
+/// [`resume`] on data that `load` gives for the run's settings.
+pub(crate) fn resume_on(
+    dir: &Path,
+    settings: Option<&TrainSettings>,
+    options: RunOptions,
+    observer: &mut dyn Observer,
+    load: impl FnOnce(&TrainSettings) -> Result<Arc<RunData>>,
+) -> Result<Outcome> {
     let run = RunDir::open(dir)?;
     let own = run.settings()?;
     if let Some((name, ours, theirs)) = settings.and_then(|wanted| own.difference(wanted)) {
@@ -93,7 +118,7 @@ pub fn resume(
     }
     run.sweep()?;
     own.validate()?;
-    let mut session = Session::load(&own)?;
+    let mut session = Session::new(&own, load(&own)?)?;
     let position = checkpoint::load(&run.checkpoint(), &mut session.trainer)?;
     session.run(&run, position, options, observer)
 }
@@ -101,26 +126,19 @@ pub fn resume(
 /// Everything a run needs in memory.
 struct Session {
     settings: TrainSettings,
-    corpus: Corpus,
+    data: Arc<RunData>,
     trainer: Trainer,
     steps_per_epoch: u64,
     steps: u64,
 }
 
 impl Session {
-    fn load(settings: &TrainSettings) -> Result<Self> {
-        let config_path = settings.model.join("config.json");
-        let mut config = EncoderConfig::from_file(&config_path)?;
+    fn new(settings: &TrainSettings, data: Arc<RunData>) -> Result<Self> {
+        let mut config = data.config.clone();
         if let Some(dropout) = settings.dropout {
             config = config.with_dropout(dropout);
         }
-        let tokenizer = TokenizerSource::from_model_dir(&settings.model)?;
-        tokenizer.check_fits(config.vocab_size)?;
-        let max_length = settings.max_length.min(config.max_positions);
-        let corpus = Corpus::load(settings, &tokenizer, max_length)?;
-        if corpus.train.labels.contains(&Label::None) {
-            return Err(Error::argument("--data", "the training rows have no labels"));
-        }
+        let corpus = &data.corpus;
         let classifier = Classifier::new(
             &config,
             corpus.task.head,
@@ -134,7 +152,7 @@ impl Session {
         let trainer = Trainer::new(classifier, settings, steps)?;
         Ok(Session {
             settings: settings.clone(),
-            corpus,
+            data,
             trainer,
             steps_per_epoch,
             steps,
@@ -154,12 +172,12 @@ impl Session {
             run: run.path(),
             steps: self.steps,
             done: position.step,
-            rows: self.corpus.train.len(),
-            tokens: self.corpus.train.tokens(),
+            rows: self.data.corpus.train.len(),
+            tokens: self.data.corpus.train.tokens(),
         });
         while position.step < self.steps {
             let epoch = (position.step / self.steps_per_epoch) as u32;
-            let order = epoch_order(self.settings.seed, epoch, self.corpus.train.len());
+            let order = epoch_order(self.settings.seed, epoch, self.data.corpus.train.len());
             let skip = (position.step % self.steps_per_epoch) as usize;
             for rows in order.chunks(self.settings.batch_size).skip(skip) {
                 let started = Instant::now();
@@ -222,7 +240,7 @@ impl Session {
     }
 
     fn pack(&self, rows: &[usize]) -> Result<Vec<PackedBatch>> {
-        let Prepared { encoded, labels } = &self.corpus.train;
+        let Prepared { encoded, labels } = &self.data.corpus.train;
         pack(
             encoded,
             labels,
@@ -238,8 +256,8 @@ impl Session {
         let ranks = self.settings.ranks();
         let scores = evaluate(
             &self.trainer.classifier,
-            &self.corpus.task,
-            &self.corpus.eval,
+            &self.data.corpus.task,
+            &self.data.corpus.eval,
             &ranks,
             self.settings.token_budget,
             observer,
@@ -250,7 +268,7 @@ impl Session {
             format: RECORD_FORMAT,
             code: CodeVersion::current(),
             device: self.trainer.classifier.device().describe(),
-            train_rows: self.corpus.train.len(),
+            train_rows: self.data.corpus.train.len(),
             steps: self.steps,
             trainable: ranks
                 .iter()

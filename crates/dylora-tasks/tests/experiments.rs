@@ -3,8 +3,9 @@
 mod runs;
 
 use std::fs;
+use std::sync::Mutex;
 
-use dylora_tasks::experiment::GluePlan;
+use dylora_tasks::experiment::{GluePlan, PlanOptions};
 use dylora_tasks::nn::Method;
 use dylora_tasks::record::RankName;
 use dylora_tasks::settings::TrainSettings;
@@ -27,6 +28,10 @@ fn plan(fixture: &Fixture) -> GluePlan {
     }
 }
 
+fn seen(watched: Mutex<Watcher>) -> Watcher {
+    watched.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 #[test]
 fn runs_that_are_there_are_skipped_and_stopped_ones_go_on() -> TestResult {
     let fixture = Fixture::new()?;
@@ -42,18 +47,20 @@ fn runs_that_are_there_are_skipped_and_stopped_ones_go_on() -> TestResult {
     )?;
     let kept = fs::read(experiments[0].dir.join("record.json"))?;
 
-    let mut watched = Watcher::stopping_after(3);
-    let summary = plan.run(RunOptions::default(), &mut watched)?;
+    let watched = Mutex::new(Watcher::stopping_after(3));
+    let summary = plan.run(PlanOptions::default(), &watched)?;
+    let watched = seen(watched);
     assert!(summary.interrupted);
     assert_eq!((summary.ran, summary.skipped, watched.steps.len()), (0, 1, 3));
 
-    let mut watched = Watcher::default();
-    let summary = plan.run(RunOptions::default(), &mut watched)?;
+    let watched = Mutex::new(Watcher::default());
+    let summary = plan.run(PlanOptions::default(), &watched)?;
+    let watched = seen(watched);
     assert_eq!((summary.ran, summary.skipped, summary.failed.len()), (5, 1, 0));
     assert_eq!(watched.experiments[0], "mrpc lora seed 42");
     assert_eq!(watched.steps[0].0, 4, "the stopped run goes on after its third step");
     assert_eq!(fs::read(experiments[0].dir.join("record.json"))?, kept);
-    assert_eq!(plan.run(RunOptions::default(), &mut ())?.skipped, 6);
+    assert_eq!(plan.run(PlanOptions::default(), &())?.skipped, 6);
 
     let table = plan.table()?;
     let ranks: Vec<_> = table.rows.iter().map(|row| row.rank).collect();
@@ -87,8 +94,9 @@ fn a_run_that_fails_is_reported_and_the_next_one_runs() -> TestResult {
         methods: vec![Method::Full, Method::DyLora],
         ..plan
     };
-    let mut watched = Watcher::default();
-    let summary = plan.run(RunOptions::default(), &mut watched)?;
+    let watched = Mutex::new(Watcher::default());
+    let summary = plan.run(PlanOptions::default(), &watched)?;
+    let watched = seen(watched);
     assert_eq!((summary.ran, summary.failed.len()), (1, 1));
     assert_eq!(summary.failed[0].0, "mrpc full seed 10");
     assert!(watched.failures[0].contains("at step"), "{:?}", watched.failures);
@@ -104,7 +112,7 @@ fn runs_of_other_settings_are_not_mixed_up() -> TestResult {
         seeds: vec![10],
         ..plan(&fixture)
     };
-    first.run(RunOptions::default(), &mut ())?;
+    first.run(PlanOptions::default(), &())?;
     let second = GluePlan {
         recipe: TrainSettings {
             epochs: 2,
@@ -113,7 +121,7 @@ fn runs_of_other_settings_are_not_mixed_up() -> TestResult {
         ..first
     };
     let message = second
-        .run(RunOptions::default(), &mut ())
+        .run(PlanOptions::default(), &())
         .err()
         .map(|error| error.to_string())
         .unwrap_or_default();
@@ -153,7 +161,9 @@ fn lists_and_data_are_checked_before_anything_runs() -> TestResult {
         .contains("--methods")
     );
     let work = base.check_data()?;
-    assert!(work.len() == 1 && work[0].0 == "mrpc" && work[0].1 > 100);
+    assert!(work.len() == 1 && work[0].task == "mrpc");
+    assert_eq!((work[0].train.rows, work[0].eval.rows), (22, 9));
+    assert!(work[0].train.tokens > 22.0 * 9.0, "{}", work[0].train.tokens);
     fs::write(fixture.data().join("MRPC/dev.tsv"), "")?;
     assert!(
         base.check_data()
