@@ -168,6 +168,25 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
 }
 
+/// Runs side by side: `auto` or a number from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Jobs {
+    Auto,
+    Count(usize),
+}
+
+impl FromStr for Jobs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(Jobs::Auto),
+            Ok(count) if count > 0 => Ok(Jobs::Count(count)),
+            _ => Err(format!("{text:?} is not auto or a number from 1")),
+        }
+    }
+}
+
 /// Ranks as `4`, `1,2,8` or `1..8` (both ends included).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ranks(pub(crate) Vec<usize>);
@@ -201,6 +220,15 @@ impl FromStr for Ranks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn jobs_are_a_number_from_1_or_left_to_the_program() {
+        assert_eq!("auto".parse(), Ok(Jobs::Auto));
+        assert_eq!("2".parse(), Ok(Jobs::Count(2)));
+        for bad in ["", "0", "-1", "two", "1.5"] {
+            assert!(bad.parse::<Jobs>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn ranks_are_numbers_lists_and_ranges_with_both_ends() {

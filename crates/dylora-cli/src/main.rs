@@ -9,6 +9,7 @@ mod data;
 mod eval;
 mod failure;
 mod fetch;
+mod plan_progress;
 mod predict;
 mod progress;
 mod reproduce;

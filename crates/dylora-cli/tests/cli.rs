@@ -126,6 +126,20 @@ fn reproduce_prints_and_writes_the_table() -> TestResult {
         stderr.starts_with("reproduce glue: 2 runs (1 tasks x 2 methods x 1 seeds), 2 to do"),
         "{stderr}"
     );
+    let lines: Vec<_> = stderr.lines().collect();
+    assert!(
+        lines[1].starts_with("about ") && lines[1].contains(" for 2 runs") && lines[1].contains("(measured: "),
+        "{stderr}"
+    );
+    let mut ended = lines[2..].to_vec();
+    ended.sort_unstable();
+    assert_eq!(ended.len(), 2, "one line per run: {stderr}");
+    for (line, method) in ended.iter().zip(["dylora", "lora"]) {
+        assert!(
+            line.starts_with(&format!("mrpc {method} seed 10: accuracy 0.")) && line.contains(" at ranks 1, 2; "),
+            "{stderr}"
+        );
+    }
     let table: Value = serde_json::from_str(&fs::read_to_string(out.join("table.json"))?)?;
     assert_eq!(table["rows"].as_array().map(Vec::len), Some(6));
     assert!(fs::read_to_string(out.join("table.md"))?.contains("| Rank | Method | MRPC | Avg |"));
@@ -184,6 +198,15 @@ fn bad_input_is_one_sentence_and_a_status() -> TestResult {
     }
     assert_eq!(dylora(["train"]).status.code(), Some(2));
     assert_eq!(dylora(["reproduce", "table9"]).status.code(), Some(2));
+    for jobs in ["0", "two"] {
+        let output = dylora(["reproduce", "glue", "--jobs", jobs]);
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            stderr.contains(&format!("{jobs:?} is not auto or a number from 1")),
+            "{stderr}"
+        );
+    }
     Ok(())
 }
 
@@ -246,6 +269,44 @@ fn an_interrupted_run_says_how_to_go_on() -> TestResult {
         message.starts_with("stopped after step ") && message.ends_with(&format!("--resume {run}")),
         "{message}"
     );
+    Ok(())
+}
+
+/// Ctrl-C with two runs side by side: both write a checkpoint.
+#[cfg(unix)]
+#[test]
+fn interrupted_runs_all_leave_a_checkpoint() -> TestResult {
+    let fixture = Fixture::new()?;
+    let out = fixture.path().join("out");
+    let child = Command::new(env!("CARGO_BIN_EXE_dylora"))
+        .args([
+            "reproduce",
+            "glue",
+            "--tasks",
+            "mrpc",
+            "--methods",
+            "lora",
+            "--seeds",
+            "1,2,3",
+        ])
+        .args(["--epochs", "100000", "--jobs", "2", "--model"])
+        .arg(fixture.model())
+        .arg("--data")
+        .arg(fixture.data())
+        .arg("--out")
+        .arg(&out)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let checkpoint = |seed: u32| out.join(format!("mrpc/lora/seed-{seed}/checkpoint.safetensors"));
+    while !(checkpoint(1).exists() && checkpoint(2).exists()) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
+    assert!(status.success());
+    let message = sentence(&child.wait_with_output()?, 130);
+    assert_eq!(message, "stopped; the same command goes on where it was");
+    assert!(!checkpoint(3).exists());
     Ok(())
 }
 
