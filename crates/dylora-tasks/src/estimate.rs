@@ -314,8 +314,9 @@ fn measure_all(works: &[Work<'_>]) -> Result<Vec<Measured>> {
         let mut trainer = Trainer::new(classifier, &settings, ENOUGH_TIMES as u64)?;
         for (index, size) in work.sizes.iter().enumerate() {
             if index == 0 {
-                // The first step of all allocates its buffers.
+                // What comes first allocates its buffers.
                 train_step(&mut trainer, &settings, &size.train.sample, 0)?;
+                evaluate_some(&trainer.classifier, &settings, &size.eval.sample)?;
             }
             all.push(Measured {
                 train: repeat(|time| train_step(&mut trainer, &settings, &size.train.sample, time))?,
@@ -378,6 +379,46 @@ fn makespan(lengths: impl Iterator<Item = f64>, jobs: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_grows_with_epochs_and_ranks() -> Result<()> {
+        let split = |rows, tokens| SplitSize {
+            rows,
+            tokens,
+            sample: Prepared::default(),
+        };
+        let size = TaskSize {
+            task: "mrpc".to_owned(),
+            train: split(100, 3000.0),
+            eval: split(10, 400.0),
+        };
+        let pace = |tokens, seconds| Pace { tokens, seconds };
+        let measured = Measured {
+            train: pace(1000.0, 2.0),
+            eval: pace(1000.0, 0.5),
+        };
+        let run = |method, rank, epochs| {
+            let data = DataSource::Glue { dir: "data".into() };
+            let experiment = Experiment {
+                number: 1,
+                name: "run".to_owned(),
+                settings: TrainSettings {
+                    method,
+                    rank,
+                    epochs,
+                    ..TrainSettings::new("mrpc", "model".as_ref(), data)
+                },
+                dir: "nowhere".into(),
+            };
+            experiment
+                .estimate(&size, measured)
+                .map(|run| (run.train_seconds, run.eval_seconds))
+        };
+        assert_eq!(run(Method::DyLora, 1, 1)?, (6.0, 0.2));
+        assert_eq!(run(Method::DyLora, 8, 5)?, (30.0, 1.6));
+        assert_eq!(run(Method::Full, 8, 5)?, (30.0, 0.2));
+        Ok(())
+    }
 
     #[test]
     fn workers_take_the_next_run_when_they_are_free() {
