@@ -14,7 +14,7 @@ use half::f16;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::config::EncoderConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, KeyReport, Result};
 
 /// The weights of a model directory in one file.
 const SINGLE: &str = "model.safetensors";
@@ -219,6 +219,26 @@ impl Checkpoint {
         })
     }
 
+    /// Writes the stored values over `tensors`. Keys that begin with one of `others` are another's.
+    ///
+    /// # Errors
+    /// If keys are missing, unexpected or misshapen (all are named, and nothing is changed), or the file cannot be read.
+    pub fn restore(&self, tensors: &[(String, Tensor)], others: &[&str]) -> Result<()> {
+        let theirs = self.names();
+        let theirs = theirs.filter(|name| !others.iter().any(|prefix| name.starts_with(prefix)));
+        let report = KeyReport::compare(self, theirs, tensors);
+        if !report.is_empty() {
+            return Err(Error::Keys {
+                path: self.path.clone(),
+                keys: report,
+            });
+        }
+        for (name, value) in tensors {
+            value.copy_from(&self.tensor(name, value.dtype(), value.device())?)?;
+        }
+        Ok(())
+    }
+
     /// Reads a tensor of 32-bit integers.
     ///
     /// # Errors
@@ -319,6 +339,41 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
     Ok((file, 8 + header, metadata))
 }
 
+/// How floats are stored in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightFormat {
+    /// 16 bits, 11 of them precision; up to 65504.
+    F16,
+    /// 16 bits, 8 of them precision; the range of f32.
+    Bf16,
+    /// 32 bits.
+    F32,
+}
+
+impl std::str::FromStr for WeightFormat {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "f16" => Ok(WeightFormat::F16),
+            "bf16" => Ok(WeightFormat::Bf16),
+            "f32" => Ok(WeightFormat::F32),
+            _ => Err(Error::setting("weights", format!("{word:?} is not f16, bf16 or f32"))),
+        }
+    }
+}
+
+impl WeightFormat {
+    fn dtype(self) -> Dtype {
+        match self {
+            WeightFormat::F16 => Dtype::F16,
+            WeightFormat::Bf16 => Dtype::BF16,
+            WeightFormat::F32 => Dtype::F32,
+        }
+    }
+}
+
 /// Writes a safetensors file: under another name in the same directory first, so that it is never half there.
 ///
 /// Equal tensors and metadata give equal bytes.
@@ -326,13 +381,42 @@ fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
 /// # Errors
 /// If two tensors have one name, or the file cannot be written.
 pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(String, String)]) -> Result<()> {
+    save(path, tensors, metadata, None)
+}
+
+/// [`save_tensors`] with every float rounded to `format`; integers stay what they are.
+///
+/// # Errors
+/// As [`save_tensors`], or if a finite value is too large for the format; the tensor is named.
+pub fn save_tensors_as(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    metadata: &[(String, String)],
+    format: WeightFormat,
+) -> Result<()> {
+    save(path, tensors, metadata, Some(format))
+}
+
+fn save(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    metadata: &[(String, String)],
+    format: Option<WeightFormat>,
+) -> Result<()> {
     let metadata: BTreeMap<&str, &str> = metadata
         .iter()
         .map(|(key, text)| (key.as_str(), text.as_str()))
         .collect();
+    let mut order: Vec<Outgoing<'_>> = tensors
+        .iter()
+        .map(|(name, tensor)| Outgoing {
+            name,
+            tensor,
+            dtype: stored_dtype(tensor, format),
+        })
+        .collect();
     // Wide elements first, so that every tensor is aligned; then by name.
-    let mut order: Vec<&(String, Tensor)> = tensors.iter().collect();
-    order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(stored_dtype(tensor)), name));
+    order.sort_by_key(|each| (std::cmp::Reverse(each.dtype), each.name));
     let header = header(path, &order, &metadata)?;
 
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -348,23 +432,30 @@ pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(Stri
     Ok(())
 }
 
-fn header(path: &Path, tensors: &[&(String, Tensor)], metadata: &BTreeMap<&str, &str>) -> Result<Vec<u8>> {
+/// A tensor on its way into a file.
+struct Outgoing<'a> {
+    name: &'a str,
+    tensor: &'a Tensor,
+    dtype: Dtype,
+}
+
+fn header(path: &Path, tensors: &[Outgoing<'_>], metadata: &BTreeMap<&str, &str>) -> Result<Vec<u8>> {
     let json = |error: serde_json::Error| damaged(path, error.to_string());
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert(METADATA.to_owned(), serde_json::to_value(metadata).map_err(json)?);
     }
     let mut offset = 0;
-    for (name, tensor) in tensors {
-        let bytes = tensor.len() * tensor.dtype().size();
+    for Outgoing { name, tensor, dtype } in tensors {
+        let bytes = tensor.len() * dtype.bitsize() / 8;
         let info = TensorInfo {
-            dtype: stored_dtype(tensor),
+            dtype: *dtype,
             shape: tensor.shape().to_vec(),
             data_offsets: (offset, offset + bytes),
         };
         offset += bytes;
         if header
-            .insert(name.clone(), serde_json::to_value(info).map_err(json)?)
+            .insert((*name).to_owned(), serde_json::to_value(info).map_err(json)?)
             .is_some()
         {
             return Err(Error::setting("tensors", format!("two are named {name}")));
@@ -375,26 +466,42 @@ fn header(path: &Path, tensors: &[&(String, Tensor)], metadata: &BTreeMap<&str, 
     Ok(text)
 }
 
-fn stored_dtype(tensor: &Tensor) -> Dtype {
-    match tensor.dtype() {
-        DType::F64 => Dtype::F64,
-        DType::F32 => Dtype::F32,
-        DType::Bf16 => Dtype::BF16,
-        DType::I32 => Dtype::I32,
+fn stored_dtype(tensor: &Tensor, format: Option<WeightFormat>) -> Dtype {
+    match (tensor.dtype(), format) {
+        (DType::I32, _) => Dtype::I32,
+        (_, Some(format)) => format.dtype(),
+        (DType::F64, None) => Dtype::F64,
+        (DType::F32, None) => Dtype::F32,
+        (DType::Bf16, None) => Dtype::BF16,
     }
 }
 
-fn write_all(path: &Path, header: &[u8], tensors: &[&(String, Tensor)]) -> Result<()> {
+fn write_all(path: &Path, header: &[u8], tensors: &[Outgoing<'_>]) -> Result<()> {
     let write = || Error::io("write", path);
     let mut out = BufWriter::with_capacity(BLOCK, File::create(path).map_err(write())?);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(write())?;
     out.write_all(header).map_err(write())?;
-    for (_, tensor) in tensors {
-        match tensor.dtype() {
-            DType::F64 => write_elements(&mut out, &tensor.to_vec::<f64>()?, f64::to_le_bytes),
-            DType::F32 => write_elements(&mut out, &tensor.to_vec::<f32>()?, f32::to_le_bytes),
-            DType::Bf16 => write_elements(&mut out, &tensor.to_vec::<bf16>()?, bf16::to_le_bytes),
-            DType::I32 => write_elements(&mut out, &tensor.to_vec::<i32>()?, i32::to_le_bytes),
+    for Outgoing { name, tensor, dtype } in tensors {
+        // Every f32 and bf16 is an f64, so going through f64 rounds once.
+        let fitting = |values: Vec<f64>| match values.iter().find(|v| v.is_finite() && f16::from_f64(**v).is_infinite()) {
+            None => Ok(values),
+            Some(value) => Err(Error::setting(
+                "weights",
+                format!("{name} has {value}, which is too large for f16; use bf16 or f32"),
+            )),
+        };
+        match (tensor.dtype(), *dtype) {
+            (DType::I32, _) => write_elements(&mut out, &tensor.to_vec::<i32>()?, i32::to_le_bytes),
+            (DType::F64, Dtype::F64) => write_elements(&mut out, &tensor.to_vec::<f64>()?, f64::to_le_bytes),
+            (DType::F32, Dtype::F32) => write_elements(&mut out, &tensor.to_vec::<f32>()?, f32::to_le_bytes),
+            (DType::Bf16, Dtype::BF16) => write_elements(&mut out, &tensor.to_vec::<bf16>()?, bf16::to_le_bytes),
+            (_, Dtype::F16) => write_elements(&mut out, &fitting(tensor.to_f64_vec()?)?, |value| {
+                f16::from_f64(value).to_le_bytes()
+            }),
+            (_, Dtype::BF16) => write_elements(&mut out, &tensor.to_f64_vec()?, |value| {
+                bf16::from_f64(value).to_le_bytes()
+            }),
+            _ => write_elements(&mut out, &tensor.to_f64_vec()?, |value| (value as f32).to_le_bytes()),
         }
         .map_err(write())?;
     }

@@ -8,7 +8,7 @@ use crate::config::EncoderConfig;
 use crate::ctx::{Ctx, Inputs};
 use crate::dylora::{AdaptedLinear, AdapterSettings};
 use crate::encoder::Encoder;
-use crate::error::{Error, KeyReport, Result};
+use crate::error::{Error, Result};
 use crate::head::ClassificationHead;
 use crate::scope::Source;
 
@@ -156,20 +156,7 @@ impl SequenceClassifier {
     /// # Errors
     /// If keys are missing, unexpected or misshapen (all are named, and nothing is changed), or the file cannot be read.
     pub fn load_trained(&self, checkpoint: &Checkpoint, others: &[&str]) -> Result<()> {
-        let trained = self.named_trained();
-        let theirs = checkpoint.names();
-        let theirs = theirs.filter(|name| !others.iter().any(|prefix| name.starts_with(prefix)));
-        let report = KeyReport::compare(checkpoint, theirs, &trained);
-        if !report.is_empty() {
-            return Err(Error::Keys {
-                path: checkpoint.path().to_owned(),
-                keys: report,
-            });
-        }
-        for (name, value) in &trained {
-            value.copy_from(&checkpoint.tensor(name, value.dtype(), value.device())?)?;
-        }
-        Ok(())
+        checkpoint.restore(&self.named_trained(), others)
     }
 
     /// The weights of a plain model that equals this one at a rank, by their published keys: adapters are added to their

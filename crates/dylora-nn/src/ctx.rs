@@ -42,3 +42,12 @@ pub struct Inputs {
     /// The row of each sequence's first token, i32 `[sequences]`.
     pub first_rows: Tensor,
 }
+
+/// The tokens of a packed batch that a head reads, sequence after sequence.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// Their rows in the batch, i32 `[selected]`.
+    pub rows: Tensor,
+    /// How many of each sequence there are (0 allowed).
+    pub segments: Segments,
+}

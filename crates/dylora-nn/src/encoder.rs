@@ -5,7 +5,7 @@ use dylora_autograd::{SliceCell, Var, Weight, ops};
 
 use crate::block::Block;
 use crate::config::EncoderConfig;
-use crate::ctx::{Ctx, Inputs};
+use crate::ctx::{Ctx, Inputs, Selected};
 use crate::dylora::AdapterSettings;
 use crate::error::{Error, Result};
 use crate::norm::LayerNorm;
@@ -47,10 +47,8 @@ impl Encoder {
         })
     }
 
-    /// The final hidden state of the first token of each sequence, `[sequences, hidden_size]`.
-    ///
-    /// Nothing else of the last block is read by a classification head, so nothing else is computed there: its queries,
-    /// output projection and feed-forward part run on one row per sequence.
+    /// The final hidden state of the first token of each sequence, `[sequences, hidden_size]`: all that a classification
+    /// head reads.
     ///
     /// # Errors
     /// If a sequence is empty, or an id, position or token type lies outside its table.
@@ -59,6 +57,25 @@ impl Encoder {
         if inputs.first_rows.len() != segments.count() {
             return Err(tensor::Error::shape("first_rows", inputs.first_rows.shape(), &[segments.count()]).into());
         }
+        let first = Selected {
+            rows: inputs.first_rows.clone(),
+            segments: Segments::new(inputs.ids.device(), &vec![1; segments.count()])?,
+        };
+        self.selected_tokens(ctx, inputs, &first)
+    }
+
+    /// The final hidden states of some tokens, `[selected, hidden_size]`.
+    ///
+    /// Nothing else of the last block is read by the head, so nothing else is computed there: its queries, output
+    /// projection and feed-forward part run on the selected rows alone.
+    ///
+    /// # Errors
+    /// If `selected` does not belong to the inputs, or an id, position or token type lies outside its table.
+    pub fn selected_tokens(&self, ctx: &mut Ctx<'_>, inputs: &Inputs, selected: &Selected) -> Result<Var> {
+        let segments = &inputs.segments;
+        if selected.rows.len() != selected.segments.tokens() {
+            return Err(tensor::Error::shape("selected", selected.rows.shape(), &[selected.segments.tokens()]).into());
+        }
         let mut x = self.embed(ctx, inputs)?;
         let Some((last, blocks)) = self.blocks.split_last() else {
             return Err(Error::setting("num_hidden_layers", "an encoder without blocks"));
@@ -66,10 +83,8 @@ impl Encoder {
         for block in blocks {
             x = block.forward(ctx, &x, segments, &x, segments)?;
         }
-        let device = inputs.ids.device();
-        let queries = Segments::new(device, &vec![1; segments.count()])?;
-        let first = ops::gather_rows(ctx.tape, &x, &inputs.first_rows)?;
-        last.forward(ctx, &first, &queries, &x, segments)
+        let from = ops::gather_rows(ctx.tape, &x, &selected.rows)?;
+        last.forward(ctx, &from, &selected.segments, &x, segments)
     }
 
     /// All final hidden states, `[tokens, hidden_size]`.
@@ -82,6 +97,11 @@ impl Encoder {
             x = block.forward(ctx, &x, &inputs.segments, &x, &inputs.segments)?;
         }
         Ok(x)
+    }
+
+    /// The word embeddings `[vocab_size, hidden_size]`, to which a language model's decoder is tied.
+    pub(crate) fn words(&self) -> &Weight {
+        &self.words
     }
 
     fn embed(&self, ctx: &mut Ctx<'_>, inputs: &Inputs) -> Result<Var> {

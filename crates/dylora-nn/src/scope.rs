@@ -123,7 +123,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Keys that published checkpoints hold beside what a classifier reads.
+/// Keys that published checkpoints hold beside what a model of this crate reads.
 fn known_unused(family: Family, key: &str) -> bool {
     let bare = key
         .strip_prefix(family.prefix())
