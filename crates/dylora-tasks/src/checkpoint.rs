@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use dylora_nn::tensor::Tensor;
 use dylora_nn::{AdamW, Checkpoint, save_tensors};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::Classifier;
@@ -36,8 +38,22 @@ const POSITION: &str = "position";
 /// # Errors
 /// If it cannot be written.
 pub fn save(path: &Path, trainer: &Trainer, position: &Position) -> Result<()> {
-    let mut tensors = trainer.classifier.model.named_trained();
-    tensors.extend(trainer.optimizer.state()?);
+    save_state(
+        path,
+        trainer.classifier.model.named_trained(),
+        &trainer.optimizer,
+        position,
+    )
+}
+
+/// [`save`] of any trained tensors, with the optimizer that moves them and a position of any shape.
+pub(crate) fn save_state<P: Serialize>(
+    path: &Path,
+    mut tensors: Vec<(String, Tensor)>,
+    optimizer: &AdamW,
+    position: &P,
+) -> Result<()> {
+    tensors.extend(optimizer.state()?);
     let position = serde_json::to_string(position).map_err(|error| Error::file(path, error.to_string()))?;
     Ok(save_tensors(path, &tensors, &[(POSITION.to_owned(), position)])?)
 }
@@ -47,22 +63,33 @@ pub fn save(path: &Path, trainer: &Trainer, position: &Position) -> Result<()> {
 /// # Errors
 /// If the file is damaged or belongs to another model.
 pub fn load(path: &Path, trainer: &mut Trainer) -> Result<Position> {
-    let mut position = Position::default();
-    if path.is_file() {
-        let checkpoint = Checkpoint::open(path)?;
-        let text = checkpoint
-            .note(POSITION)
-            .ok_or_else(|| Error::file(path, "says no position"))?;
-        position = serde_json::from_str(&text).map_err(|error| Error::file(path, error.to_string()))?;
-        trainer
-            .classifier
-            .model
-            .load_trained(&checkpoint, &[AdamW::STATE_PREFIX])?;
-        trainer.optimizer.load_state(&checkpoint)?;
+    let named = trainer.classifier.model.named_trained();
+    let stored: Option<Position> = load_state(path, &named, &mut trainer.optimizer)?;
+    if let Some(position) = &stored {
         trainer.set_done(position.step);
     }
+    let mut position = stored.unwrap_or_default();
     position.resumed += 1;
     Ok(position)
+}
+
+/// Restores what [`save_state`] wrote; `None` without a file.
+pub(crate) fn load_state<P: DeserializeOwned>(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    optimizer: &mut AdamW,
+) -> Result<Option<P>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let checkpoint = Checkpoint::open(path)?;
+    let text = checkpoint
+        .note(POSITION)
+        .ok_or_else(|| Error::file(path, "says no position"))?;
+    let position = serde_json::from_str(&text).map_err(|error| Error::file(path, error.to_string()))?;
+    checkpoint.restore(tensors, &[AdamW::STATE_PREFIX])?;
+    optimizer.load_state(&checkpoint)?;
+    Ok(Some(position))
 }
 
 /// Writes the trained tensors alone.

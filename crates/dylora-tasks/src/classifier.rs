@@ -91,14 +91,7 @@ impl Classifier {
     /// # Errors
     /// If it has more tokens than an `i32` counts.
     pub fn inputs(&self, batch: &PackedBatch) -> Result<Inputs> {
-        let tokens = |values: &[i32]| Tensor::from_slice(&self.device, values, &[values.len()]);
-        Ok(Inputs {
-            ids: tokens(&batch.ids)?,
-            positions: tokens(&batch.positions)?,
-            token_types: tokens(&batch.token_types)?,
-            segments: Segments::new(&self.device, &batch.lengths)?,
-            first_rows: tokens(&batch.first_rows())?,
-        })
+        inputs(&self.device, batch)
     }
 
     /// A batch's labels on the device: classes as i32, scores in the model's precision, `[sequences]`.
@@ -175,4 +168,19 @@ impl Classifier {
         }
         Ok(all)
     }
+}
+
+/// A batch on a device.
+///
+/// # Errors
+/// If it has more tokens than an `i32` counts.
+pub(crate) fn inputs(device: &Device, batch: &PackedBatch) -> Result<Inputs> {
+    let tokens = |values: &[i32]| Tensor::from_slice(device, values, &[values.len()]);
+    Ok(Inputs {
+        ids: tokens(&batch.ids)?,
+        positions: tokens(&batch.positions)?,
+        token_types: tokens(&batch.token_types)?,
+        segments: Segments::new(device, &batch.lengths)?,
+        first_rows: tokens(&batch.first_rows())?,
+    })
 }

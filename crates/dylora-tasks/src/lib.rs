@@ -12,6 +12,7 @@
 //! | a list of runs to their time | [`estimate`] | [`estimate::Estimate`] |
 //! | predictions to a number | [`metric`] | `f64` |
 //! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
+//! | text alone to a model directory | [`pretrain`] | an encoder, a tokenizer, [`pretrain::PretrainRecord`] |
 //! | a look at a file before anyone trains on it | [`check`] | [`check::CheckReport`] |
 //!
 //! ```no_run
@@ -51,6 +52,7 @@ pub mod metric;
 pub mod pack;
 pub mod paper;
 pub mod prepare;
+pub mod pretrain;
 pub mod progress;
 pub mod record;
 pub mod run_dir;

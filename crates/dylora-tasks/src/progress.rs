@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use crate::pretrain::{Evaluation, PretrainRecord, PretrainSettings, TextFacts};
 use crate::record::{RankName, Record, Scores};
 use crate::settings::TrainSettings;
 
@@ -94,6 +95,49 @@ pub enum Event<'a> {
         name: &'a str,
         /// Why.
         error: &'a crate::Error,
+    },
+    /// A pre-training has news.
+    Pretrain(PretrainEvent<'a>),
+}
+
+/// Something that happened in a pre-training.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum PretrainEvent<'a> {
+    /// Text, tokenizer and model are there; training starts.
+    Started {
+        /// The settings.
+        settings: &'a PretrainSettings,
+        /// The model directory.
+        dir: &'a Path,
+        /// What the text holds.
+        text: &'a TextFacts,
+        /// Tokens of the vocabulary, which a short text keeps below what was asked for.
+        vocab_size: usize,
+        /// Weights of the model.
+        parameters: usize,
+        /// Steps that were done before (0 unless resumed).
+        done: u64,
+    },
+    /// An optimizer step.
+    Step {
+        /// Number of the step, from 1.
+        step: u64,
+        /// Mean loss over the hidden tokens.
+        loss: f64,
+        /// Norm of all gradients together before clipping.
+        grad_norm: f64,
+        /// Learning rate.
+        lr: f64,
+        /// Tokens of the step.
+        tokens: usize,
+    },
+    /// The held-out texts are evaluated.
+    Evaluated(&'a Evaluation),
+    /// The run is over and its record written.
+    Finished {
+        /// The record.
+        record: &'a PretrainRecord,
     },
 }
 

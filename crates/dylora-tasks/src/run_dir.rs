@@ -55,21 +55,8 @@ impl RunDir {
                 "already holds a run; continue it with --resume, or choose another directory",
             ));
         }
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
-        run.sweep()?;
-        for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
-            let name = entry.map_err(Error::io("read", path))?.file_name();
-            // What a run leaves that was killed before its settings were written.
-            if name != "model" && name != "task.json" {
-                return Err(Error::file(
-                    path,
-                    "is not empty and holds no run; choose another directory",
-                ));
-            }
-        }
-        let probe = path.join(".probe.tmp");
-        fs::write(&probe, []).map_err(Error::io("write", &probe))?;
-        fs::remove_file(&probe).map_err(Error::io("remove", &probe))?;
+        // What a run leaves that was killed before its settings were written.
+        prepare_new(path, &["model", "task.json"])?;
         Ok(run)
     }
 
@@ -183,21 +170,50 @@ impl RunDir {
     /// # Errors
     /// If the directory cannot be read.
     pub fn sweep(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.path).map_err(Error::io("read", &self.path))? {
-            let entry = entry.map_err(Error::io("read", &self.path))?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with('.') && name.ends_with(".tmp") {
-                // What cannot be removed is harmless: the next write takes the same name.
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-        Ok(())
+        sweep(&self.path)
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
         write_json(&self.path.join(name), value)
     }
+}
+
+/// Makes a directory for something new and checks that it can be written and is empty but for `leftovers`.
+///
+/// # Errors
+/// If it cannot be made or written, or holds other files.
+pub(crate) fn prepare_new(path: &Path, leftovers: &[&str]) -> Result<()> {
+    fs::create_dir_all(path).map_err(Error::io("create", path))?;
+    sweep(path)?;
+    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+        let name = entry.map_err(Error::io("read", path))?.file_name();
+        if !leftovers.iter().any(|known| name == *known) {
+            return Err(Error::file(
+                path,
+                "is not empty and holds no run; choose another directory",
+            ));
+        }
+    }
+    let probe = path.join(".probe.tmp");
+    fs::write(&probe, []).map_err(Error::io("write", &probe))?;
+    fs::remove_file(&probe).map_err(Error::io("remove", &probe))
+}
+
+/// Removes what a killed write left behind in a directory.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub(crate) fn sweep(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+        let entry = entry.map_err(Error::io("read", path))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            // What cannot be removed is harmless: the next write takes the same name.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Writes a value as indented JSON, under another name first.

@@ -301,16 +301,21 @@ impl TrainSettings {
 
     /// The first setting in which two runs differ: its name, its value here and there, as JSON.
     pub fn difference(&self, other: &TrainSettings) -> Option<(String, String, String)> {
-        let (Ok(serde_json::Value::Object(ours)), Ok(serde_json::Value::Object(theirs))) =
-            (serde_json::to_value(self), serde_json::to_value(other))
-        else {
-            return None;
-        };
-        ours.into_iter()
-            .zip(theirs)
-            .find(|((_, a), (_, b))| a != b)
-            .map(|((name, a), (_, b))| (name, a.to_string(), b.to_string()))
+        first_difference(self, other)
     }
+}
+
+/// The first field in which two settings of one type differ: its name, its value in each, as JSON.
+pub(crate) fn first_difference<T: Serialize>(ours: &T, theirs: &T) -> Option<(String, String, String)> {
+    let (Ok(serde_json::Value::Object(ours)), Ok(serde_json::Value::Object(theirs))) =
+        (serde_json::to_value(ours), serde_json::to_value(theirs))
+    else {
+        return None;
+    };
+    ours.into_iter()
+        .zip(theirs)
+        .find(|((_, a), (_, b))| a != b)
+        .map(|((name, a), (_, b))| (name, a.to_string(), b.to_string()))
 }
 
 #[cfg(test)]

@@ -84,7 +84,8 @@ impl TokenizerSource {
         }
     }
 
-    fn new(mut tokenizer: Tokenizer) -> Self {
+    /// A tokenizer as the `tokenizers` crate has it.
+    pub(crate) fn new(mut tokenizer: Tokenizer) -> Self {
         tokenizer.with_padding(None);
         // Cannot fail: only a truncation that is set can be wrong.
         let _ = tokenizer.with_truncation(None);

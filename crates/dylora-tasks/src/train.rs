@@ -28,9 +28,9 @@ pub struct RunOptions {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum Outcome<R = Record> {
     /// It ran to its end; the record is written.
-    Finished(Box<Record>),
+    Finished(Box<R>),
     /// It was asked to stop; [`resume`] goes on after this step.
     Interrupted {
         /// Optimizer steps done.

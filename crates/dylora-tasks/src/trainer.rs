@@ -159,7 +159,7 @@ impl Trainer {
             }
         }
         // Before the update: a checkpoint never holds what such a loss would make of the weights.
-        self.check_finite("loss", loss)?;
+        check_finite("loss", loss, self.done + 1)?;
         self.classifier.model.slice().set(whole(&slices));
         let Trainer {
             optimizer, cache, clip, ..
@@ -172,7 +172,7 @@ impl Trainer {
         };
         cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
         let grad_norm = self.optimizer.grad_norm()?;
-        self.check_finite("gradient norm", grad_norm)?;
+        check_finite("gradient norm", grad_norm, self.done + 1)?;
         self.done += 1;
         Ok(StepReport {
             loss,
@@ -205,19 +205,19 @@ impl Trainer {
             }
         }
     }
+}
 
-    fn check_finite(&self, what: &'static str, value: f64) -> Result<()> {
-        if value.is_finite() {
-            Ok(())
-        } else {
-            Err(Error::Diverged {
-                what,
-                value,
-                step: self.done + 1,
-                epoch: None,
-            })
-        }
+/// Refuses to go on after `step` (from 1) with something that is not a number.
+pub(crate) fn check_finite(what: &'static str, value: f64, step: u64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
     }
+    Err(Error::Diverged {
+        what,
+        value,
+        step,
+        epoch: None,
+    })
 }
 
 /// The ranks that any of the slices changes.
