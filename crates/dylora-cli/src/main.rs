@@ -11,6 +11,7 @@ mod failure;
 mod fetch;
 mod plan_progress;
 mod predict;
+mod pretrain;
 mod progress;
 mod reproduce;
 mod score;
@@ -35,6 +36,8 @@ struct Cli {
 enum Command {
     /// Train on a GLUE task or on your own csv, tsv or jsonl files
     Train(Box<train::Args>),
+    /// Pre-train a small encoder and its tokenizer on your own text
+    Pretrain(Box<pretrain::Args>),
     /// Metrics of a finished run at every rank
     Eval(eval::Args),
     /// Predictions of a finished run, one row per example
@@ -52,6 +55,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(&args),
+        Command::Pretrain(args) => pretrain::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Score(args) => score::run(&args),

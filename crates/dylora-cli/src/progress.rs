@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dylora_tasks::progress::{Event, Observer};
+use dylora_tasks::progress::{Event, Observer, PretrainEvent};
 use dylora_tasks::record::RankScores;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -13,12 +13,23 @@ use crate::failure::Failure;
 
 /// Seconds between plain lines within an epoch.
 pub(crate) const LINE_EVERY: Duration = Duration::from_secs(15);
+
 pub(crate) struct Progress {
     stop: Arc<AtomicBool>,
     bar: Option<ProgressBar>,
     terminal: bool,
     last_line: Instant,
     steps: u64,
+    pace: Pace,
+}
+
+/// How fast a pre-training goes.
+#[derive(Default)]
+struct Pace {
+    started: Option<Instant>,
+    /// Steps and tokens since then.
+    steps: u64,
+    tokens: u64,
 }
 
 /// Takes over Ctrl-C: the flag says that it was pressed.
@@ -45,6 +56,7 @@ impl Progress {
             terminal: std::io::stderr().is_terminal(),
             last_line: Instant::now(),
             steps: 0,
+            pace: Pace::default(),
         })
     }
 
@@ -73,6 +85,76 @@ impl Progress {
             }
             bar.reset_eta();
             self.bar = Some(bar);
+        }
+    }
+
+    fn pretrain(&mut self, event: PretrainEvent<'_>) {
+        match event {
+            PretrainEvent::Started {
+                settings,
+                dir,
+                text,
+                vocab_size,
+                parameters,
+                done,
+            } => {
+                self.steps = settings.steps;
+                self.pace.started = Some(Instant::now());
+                let resumed = if done > 0 {
+                    format!(", from step {done}")
+                } else {
+                    String::new()
+                };
+                self.say(&format!(
+                    "{} texts, {} tokens, {} texts held out, {} cut, {} empty lines; vocabulary {vocab_size}, {parameters} \
+                     weights, {} steps{resumed}; model directory {}",
+                    text.texts,
+                    text.tokens,
+                    text.held_out,
+                    text.truncated,
+                    text.empty_lines,
+                    settings.steps,
+                    dir.display()
+                ));
+                self.start_bar(settings.steps, done, "steps");
+            }
+            PretrainEvent::Step {
+                step, loss, lr, tokens, ..
+            } => {
+                self.pace.steps += 1;
+                self.pace.tokens += tokens as u64;
+                let seconds = self.pace.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+                let speed = self.pace.tokens as f64 / seconds.max(f64::MIN_POSITIVE);
+                let words = format!("loss {loss:.4}, lr {lr:.2e}, {speed:.0} tokens/s");
+                match &self.bar {
+                    Some(bar) => {
+                        bar.set_position(step);
+                        bar.set_message(words);
+                    }
+                    None if self.last_line.elapsed() >= LINE_EVERY => {
+                        let left = seconds / self.pace.steps as f64 * self.steps.saturating_sub(step) as f64;
+                        self.say(&format!(
+                            "step {step} of {}, {words}, {} left",
+                            self.steps,
+                            duration(left)
+                        ));
+                    }
+                    None => {}
+                }
+            }
+            PretrainEvent::Evaluated(evaluation) => self.say(&format!(
+                "step {}: loss {:.4}, held-out loss {:.4}, accuracy {:.4}",
+                evaluation.step, evaluation.train_loss, evaluation.loss, evaluation.accuracy
+            )),
+            PretrainEvent::Finished { record } => {
+                self.clear();
+                self.say(&format!(
+                    "trained in {}, {:.0} tokens a second",
+                    duration(record.timing.train_seconds),
+                    record.timing.tokens_per_second
+                ));
+            }
+            _ => {}
         }
     }
 }
@@ -148,6 +230,7 @@ impl Observer for Progress {
                     record.timing.tokens_per_second
                 ));
             }
+            Event::Pretrain(event) => self.pretrain(event),
             _ => {}
         }
     }

@@ -483,7 +483,10 @@ fn write_all(path: &Path, header: &[u8], tensors: &[Outgoing<'_>]) -> Result<()>
     out.write_all(header).map_err(write())?;
     for Outgoing { name, tensor, dtype } in tensors {
         // Every f32 and bf16 is an f64, so going through f64 rounds once.
-        let fitting = |values: Vec<f64>| match values.iter().find(|v| v.is_finite() && f16::from_f64(**v).is_infinite()) {
+        let fitting = |values: Vec<f64>| match values
+            .iter()
+            .find(|v| v.is_finite() && f16::from_f64(**v).is_infinite())
+        {
             None => Ok(values),
             Some(value) => Err(Error::setting(
                 "weights",

@@ -123,7 +123,10 @@ impl PretrainSettings {
         check(
             self.hidden_size.is_multiple_of(self.heads),
             "heads",
-            format!("{} heads do not divide a hidden size of {}", self.heads, self.hidden_size),
+            format!(
+                "{} heads do not divide a hidden size of {}",
+                self.heads, self.hidden_size
+            ),
         )?;
         check(
             (SMALLEST..=i32::MAX as usize).contains(&self.vocab_size),

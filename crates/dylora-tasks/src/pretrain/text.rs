@@ -94,7 +94,10 @@ impl Texts {
         if rows.len() < 2 {
             return Err(Error::file(
                 path,
-                format!("has {} texts; one to learn from and one to hold out are needed", rows.len()),
+                format!(
+                    "has {} texts; one to learn from and one to hold out are needed",
+                    rows.len()
+                ),
             ));
         }
         facts.held_out = (rows.len() / HELD_OUT).max(1);
