@@ -406,3 +406,44 @@ fn bench_reports_speed_as_json() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn a_model_is_pretrained_on_text_and_then_trained_on_a_task() -> TestResult {
+    let fixture = Fixture::new()?;
+    let text = fixture.path().join("text.txt");
+    let lines: Vec<String> = (0..40)
+        .map(|n| format!("the cat sat on mat {}\tthe dog ran {}", n % 4, n % 3))
+        .collect();
+    fs::write(&text, lines.join("\n"))?;
+    let (text, out) = (text.to_string_lossy().into_owned(), fixture.path().join("encoder"));
+    let out = out.to_string_lossy().into_owned();
+    let pretrain = |more: &[&str]| {
+        let small = "--vocab-size 280 --layers 1 --hidden-size 16 --heads 2 --intermediate-size 16 --max-positions 64";
+        let mut args = vec!["pretrain", "--out", &out];
+        args.extend(small.split(' ').chain(["--steps", "3", "--batch-size", "8"]));
+        args.extend(more);
+        dylora(args)
+    };
+    let message = sentence(&pretrain(&["--text", &text, "--heads=3"]), 2);
+    assert!(message.contains("--help"), "a flag twice: {message}");
+    let message = sentence(&pretrain(&["--text", "nowhere.txt"]), 1);
+    assert!(
+        message.contains("cannot read") && message.contains("nowhere.txt"),
+        "{message}"
+    );
+    let message = sentence(&pretrain(&["--text", &text, "--weights", "f8"]), 2);
+    assert!(message.contains("--help"), "{message}");
+    let record: Value = serde_json::from_str(&stdout(&pretrain(&["--text", &text, "--json"])))?;
+    assert_eq!(record["steps"], 3);
+    assert_eq!(record["evaluations"][0]["step"], 3);
+    let message = sentence(&pretrain(&["--text", &text]), 1);
+    assert!(message.contains("already holds a pre-training"), "{message}");
+    let again: Value = serde_json::from_str(&stdout(&pretrain(&["--resume", "--json"])))?;
+    assert_eq!(again, record);
+    let message = sentence(&pretrain(&["--resume", "--seed", "3"]), 1);
+    assert!(message.contains("seed 10") && message.contains("seed 3"), "{message}");
+
+    let trained = train(&fixture, "on-top", &["--model", &out]);
+    assert!(stdout(&trained).starts_with("rank 1 "));
+    Ok(())
+}

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{TestResult, bits, config, refusal, weights};
 use dylora_nn::tensor::{DType, Device, StepCache, StepKey, Tensor, bf16};
-use dylora_nn::{Checkpoint, Family, Result, save_tensors};
+use dylora_nn::{Checkpoint, Family, Result, WeightFormat, save_tensors, save_tensors_as};
 use half::f16;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
@@ -265,5 +265,45 @@ fn a_failed_save_leaves_no_trace() -> TestResult {
     // And a save that succeeds replaces the file.
     save_tensors(&path, &new, &[])?;
     assert_eq!(Checkpoint::open(&path)?.names().collect::<Vec<_>>(), ["v", "w"]);
+    Ok(())
+}
+
+#[test]
+fn floats_are_rounded_once_to_the_format_asked_for_and_integers_stay() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("w.safetensors");
+    let device = Device::cpu();
+    // The second lies between two f16 and two bf16 values, the third is below the smallest normal f16.
+    let values = [1.0f32, 0.1, 3.0e-5, -65504.0];
+    let tensors: Named = vec![
+        ("floats".to_owned(), Tensor::from_slice(&device, &values, &[2, 2])?),
+        ("integers".to_owned(), Tensor::from_slice(&device, &[7, -70_000], &[2])?),
+    ];
+    let cases: [(WeightFormat, usize, fn(f32) -> f32); 3] = [
+        (WeightFormat::F16, 2, |v| f16::from_f32(v).to_f32()),
+        (WeightFormat::Bf16, 2, |v| bf16::from_f32(v).to_f32()),
+        (WeightFormat::F32, 4, |v| v),
+    ];
+    let sizes = cases.map(|(format, bytes, rounded)| -> Result<usize> {
+        save_tensors_as(&path, &tensors, &[], format)?;
+        let checkpoint = Checkpoint::open(&path)?;
+        let found = checkpoint.tensor("floats", DType::F32, &device)?.to_vec::<f32>()?;
+        assert_eq!(found, values.map(rounded), "{format:?}");
+        assert_eq!(checkpoint.integers("integers")?, [7, -70_000]);
+        let length = fs::metadata(&path).map_or(0, |file| file.len() as usize);
+        Ok(length - 4 * bytes)
+    });
+    let sizes = sizes.into_iter().collect::<Result<Vec<_>>>()?;
+    // Headers are padded to 8 bytes and differ by a letter or two.
+    assert!(sizes.iter().all(|size| size.abs_diff(sizes[0]) <= 8), "{sizes:?}");
+
+    let large: Named = vec![("wide".to_owned(), Tensor::from_slice(&device, &[1.0f32, 7e4], &[2])?)];
+    let before = fs::read(&path)?;
+    let message = refusal(save_tensors_as(&path, &large, &[], WeightFormat::F16));
+    assert!(message.contains("wide has 70000"), "{message}");
+    assert_eq!(fs::read(&path)?, before, "the earlier file stays");
+    save_tensors_as(&path, &large, &[], WeightFormat::Bf16)?;
+    let infinite: Named = vec![("all".to_owned(), Tensor::from_slice(&device, &[f32::INFINITY], &[1])?)];
+    save_tensors_as(&path, &infinite, &[], WeightFormat::F16)?;
     Ok(())
 }
