@@ -279,7 +279,8 @@ fn floats_are_rounded_once_to_the_format_asked_for_and_integers_stay() -> TestRe
         ("floats".to_owned(), Tensor::from_slice(&device, &values, &[2, 2])?),
         ("integers".to_owned(), Tensor::from_slice(&device, &[7, -70_000], &[2])?),
     ];
-    let cases: [(WeightFormat, usize, fn(f32) -> f32); 3] = [
+    type Round = fn(f32) -> f32;
+    let cases: [(WeightFormat, usize, Round); 3] = [
         (WeightFormat::F16, 2, |v| f16::from_f32(v).to_f32()),
         (WeightFormat::Bf16, 2, |v| bf16::from_f32(v).to_f32()),
         (WeightFormat::F32, 4, |v| v),
