@@ -291,7 +291,8 @@ impl Session {
         let rows = self.order.batch(position.step, self.settings.batch_size);
         let batches = self.pack(&self.rows.train, &rows)?;
         let tokens = batches.iter().map(PackedBatch::tokens).sum();
-        let report = self.trainer.step(batches)?;
+        // From inside the thread pool, so that no kernel has to wait for a thread to be woken.
+        let report = rayon::scope(|_| self.trainer.step(batches))?;
         if position.step == 0 {
             position.first_loss = report.loss;
         }
