@@ -1,10 +1,11 @@
 //! AdamW in both published forms, over whole parameters or only over the ranks of the step.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use dylora_autograd::Parameter;
 use dylora_autograd::tensor::Tensor;
-use dylora_autograd::tensor::ops::{self as kernels, AdamWHyper, AdamWRow, AdamWState, Slab};
+use dylora_autograd::tensor::ops::{self as kernels, AdamWHyper, AdamWItem, AdamWRow, AdamWState, Slab};
 
 pub use dylora_autograd::tensor::ops::AdamWForm;
 
@@ -130,10 +131,8 @@ impl AdamW {
     /// # Errors
     /// If a gradient is being read.
     pub fn zero_grad(&self) -> Result<()> {
-        for entry in &self.entries {
-            entry.parameter.zero_grad()?;
-        }
-        Ok(())
+        let gradients: Vec<&Tensor> = self.entries.iter().map(|e| e.parameter.grad()).collect();
+        Ok(kernels::zero_many(&gradients)?)
     }
 
     /// One update with learning rate `lr`, after clipping the norm of all gradients together to `max_norm` (a factor of
@@ -147,8 +146,16 @@ impl AdamW {
         }
         let gradients: Vec<&Tensor> = self.entries.iter().map(|e| e.parameter.grad()).collect();
         kernels::clip_factor(&gradients, max_norm, &self.clip)?;
+        let mut items = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            items.extend(entry.item(&self.settings, lr)?);
+        }
+        kernels::adamw_many(&items, max_norm.map(|_| &self.clip))?;
         for entry in &mut self.entries {
-            entry.step(&self.settings, lr, max_norm.map(|_| &self.clip))?;
+            let moved = entry.moved(self.settings.update);
+            for count in entry.counts.get_mut(moved).into_iter().flatten() {
+                *count += 1;
+            }
         }
         Ok(())
     }
@@ -223,7 +230,16 @@ impl Entry {
         format!("{}{kind}.{}", AdamW::STATE_PREFIX, self.parameter.name())
     }
 
-    fn step(&mut self, settings: &AdamWSettings, lr: f64, clip: Option<&Tensor>) -> Result<()> {
+    /// The step counts that move in this step.
+    fn moved(&self, update: Update) -> Range<usize> {
+        match (self.parameter.mask(), update) {
+            (Some(mask), Update::Slice) => mask.slab().range,
+            _ => 0..1,
+        }
+    }
+
+    /// This step's update; none where the slice is empty.
+    fn item(&self, settings: &AdamWSettings, lr: f64) -> Result<Option<AdamWItem<'_>>> {
         let AdamWSettings {
             beta1,
             beta2,
@@ -233,16 +249,16 @@ impl Entry {
             update,
         } = *settings;
         let value = self.parameter.value();
-        let (slab, counted) = match (self.parameter.mask(), update) {
-            (Some(mask), Update::Slice) => (mask.slab(), mask.slab().range),
-            _ => (Slab::whole(value), 0..1),
+        let slab = match (self.parameter.mask(), update) {
+            (Some(mask), Update::Slice) => mask.slab(),
+            _ => Slab::whole(value),
         };
-        let Some(counts) = self.counts.get_mut(counted) else {
+        let Some(counts) = self.counts.get(self.moved(update)) else {
             let message = format!("ranks {:?} leave {}", slab.range, self.parameter.name());
             return Err(Error::setting("slice", message));
         };
         let Some(first) = counts.first().copied() else {
-            return Ok(());
+            return Ok(None);
         };
         let row = |count: u64| {
             let t = (count + 1) as f64;
@@ -258,25 +274,22 @@ impl Entry {
         } else {
             counts.iter().map(|count| row(*count)).collect()
         };
-        kernels::adamw(
-            &AdamWState {
+        Ok(Some(AdamWItem {
+            state: AdamWState {
                 value,
                 grad: self.parameter.grad(),
                 m: &self.m,
                 v: &self.v,
             },
-            &slab,
-            &rows,
-            &AdamWHyper {
+            slab,
+            rows,
+            hyper: AdamWHyper {
                 beta1,
                 beta2,
                 eps,
                 decay: if self.parameter.decay() { weight_decay } else { 0.0 },
                 form,
             },
-            clip,
-        )?;
-        counts.iter_mut().for_each(|count| *count += 1);
-        Ok(())
+        }))
     }
 }

@@ -1,10 +1,11 @@
-//! Where tensors live: the CPU today; the CUDA variant joins this enum with its backend.
+//! Where tensors live: the CPU or a CUDA device.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cuda::{Cuda, KernelCache};
 use crate::dtype::{DType, Elem, Storage};
 use crate::error::{Error, Result};
 
@@ -16,6 +17,8 @@ use crate::error::{Error, Result};
 pub enum Device {
     /// The processor, through rayon's current thread pool.
     Cpu(Cpu),
+    /// A CUDA device; one stream.
+    Cuda(Cuda),
 }
 
 impl Device {
@@ -24,16 +27,53 @@ impl Device {
         Device::Cpu(Cpu::default())
     }
 
-    /// A name for records: the kind of device and its number of threads.
+    /// The CUDA device with this number. Its kernels are compiled here, or come from `cache`.
+    ///
+    /// # Errors
+    /// One sentence about the library that is missing (driver, NVRTC, cuBLAS), a number that no device has, or what the
+    /// driver reports.
+    pub fn cuda(ordinal: usize, cache: Option<&dyn KernelCache>) -> Result<Device> {
+        Cuda::new(ordinal, cache).map(Device::Cuda)
+    }
+
+    /// A name for records: the kind of device and its number of threads, or the GPU.
     pub fn describe(&self) -> String {
-        let Device::Cpu(_) = self;
-        format!("cpu, {} threads", rayon::current_num_threads())
+        match self {
+            Device::Cpu(_) => format!("cpu, {} threads", rayon::current_num_threads()),
+            Device::Cuda(cuda) => format!("cuda:{}, {}", cuda.ordinal(), cuda.name()),
+        }
+    }
+
+    /// Whether both are the same device.
+    pub(crate) fn same(&self, other: &Device) -> bool {
+        match (self, other) {
+            (Device::Cpu(a), Device::Cpu(b)) => Arc::ptr_eq(&a.shared, &b.shared),
+            (Device::Cuda(a), Device::Cuda(b)) => a.same(b),
+            _ => false,
+        }
+    }
+
+    /// Waits until the device has done all it was given.
+    ///
+    /// # Errors
+    /// What a GPU reports about earlier work.
+    pub fn synchronise(&self) -> Result<()> {
+        match self {
+            Device::Cpu(_) => Ok(()),
+            Device::Cuda(cuda) => cuda.synchronise(),
+        }
+    }
+
+    fn step(&self) -> (&AtomicBool, &AtomicU64) {
+        match self {
+            Device::Cpu(cpu) => (&cpu.shared.in_step, &cpu.shared.generation),
+            Device::Cuda(cuda) => (&cuda.inner.in_step, &cuda.inner.generation),
+        }
     }
 
     /// Fails inside a step: what would stall or break a captured GPU graph is an error on every device.
     pub(crate) fn check_host_read(&self, op: &'static str) -> Result<()> {
-        let Device::Cpu(cpu) = self;
-        if cpu.shared.in_step.load(Ordering::Relaxed) {
+        if self.step().0.load(Ordering::Relaxed) {
             return Err(Error::HostReadInStep { op });
         }
         Ok(())
@@ -41,30 +81,31 @@ impl Device {
 
     /// The generation that a tensor made now carries: none outside a step.
     pub(crate) fn generation(&self) -> Option<u64> {
-        let Device::Cpu(cpu) = self;
-        cpu.shared
-            .in_step
+        let (in_step, generation) = self.step();
+        in_step
             .load(Ordering::Relaxed)
-            .then(|| cpu.shared.generation.load(Ordering::Relaxed))
+            .then(|| generation.load(Ordering::Relaxed))
     }
 
     /// Starts a step; `false` if one is running already.
     pub(crate) fn begin_step(&self) -> bool {
-        let Device::Cpu(cpu) = self;
-        !cpu.shared.in_step.swap(true, Ordering::Relaxed)
+        !self.step().0.swap(true, Ordering::Relaxed)
     }
 
     /// Ends the step; tensors made in it become stale.
     pub(crate) fn end_step(&self) {
-        let Device::Cpu(cpu) = self;
-        cpu.shared.generation.fetch_add(1, Ordering::Relaxed);
-        cpu.shared.in_step.store(false, Ordering::Relaxed);
+        let (in_step, generation) = self.step();
+        generation.fetch_add(1, Ordering::Relaxed);
+        in_step.store(false, Ordering::Relaxed);
     }
 }
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Cpu")
+        match self {
+            Device::Cpu(_) => f.write_str("Cpu"),
+            Device::Cuda(cuda) => cuda.fmt(f),
+        }
     }
 }
 

@@ -58,6 +58,41 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+    /// Tensors of two devices in one operation, or a tensor that is not where the operation reads it.
+    #[error("{op}: the tensors are not on one device")]
+    Device {
+        /// The operation.
+        op: &'static str,
+    },
+    /// What this device does not do.
+    #[error("{op}: {what} is not supported on CUDA")]
+    Unsupported {
+        /// The operation.
+        op: &'static str,
+        /// What was asked for.
+        what: String,
+    },
+    /// The CUDA driver or one of its libraries reported an error, or is not there.
+    #[error("{op}: {message}")]
+    Cuda {
+        /// What was being done.
+        op: &'static str,
+        /// What the library said, or which one is missing.
+        message: String,
+    },
+    /// The device's memory is used up.
+    #[error(
+        "out of device memory: {wanted} bytes were wanted and {free} of {total} are free; fewer tokens in one pass (a \
+         smaller token budget) need less"
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        wanted: usize,
+        /// Bytes free.
+        free: usize,
+        /// Bytes the device has.
+        total: usize,
+    },
     /// One buffer was to be written while it was read by the same operation.
     #[error("{op}: input and output share memory")]
     Aliased {

@@ -20,12 +20,13 @@
 //!
 //! # Invariants
 //! - This crate names no other crate of the workspace, no files and no environment, and knows nothing of tapes, layers
-//!   or tokens. It is the only one that contains `unsafe`, `ndarray` and vector instructions.
+//!   or tokens. It is the only one that contains `unsafe`, `ndarray`, `cudarc` and vector instructions.
 //! - Every operation is dispatched in [`ops`] and nowhere else; a device is one more arm there.
 //! - Results do not depend on the number of threads: sums have a fixed order, and nothing is added atomically.
 //! - Shapes, types and indices are checked before a kernel runs; what a caller gets wrong is an [`Error`], not a panic.
 
 mod cpu;
+mod cuda;
 mod device;
 mod dtype;
 mod error;
@@ -37,6 +38,7 @@ mod shape;
 mod step;
 mod tensor;
 
+pub use cuda::{Cuda, KernelCache};
 pub use device::{Cpu, Device};
 pub use dtype::{DType, Elem};
 pub use error::{Error, Result};

@@ -252,6 +252,17 @@ impl Dropout {
         }))
     }
 
+    /// Key; purpose, step and site; threshold; factor of what is kept: all a kernel needs to draw the same bits.
+    pub(crate) fn parts(&self) -> ([u32; 2], [u32; 3], u16, f64) {
+        let Draw {
+            key,
+            purpose,
+            step,
+            site,
+        } = self.draw;
+        (key, [purpose, step, site], self.threshold, self.scale)
+    }
+
     /// The factors (0 or 1 / (1 - p)) of consecutive elements, beginning with the first of `group`; a group has 64
     /// elements: element `16 w + l` takes the lower, `16 w + 8 + l` the upper half of word `w` of block `l`. Call inside
     /// a vectorised function.

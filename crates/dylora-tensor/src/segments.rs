@@ -9,6 +9,7 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub struct Segments {
     offsets: Tensor,
+    lengths: std::sync::Arc<[usize]>,
     count: usize,
     tokens: usize,
     longest: usize,
@@ -33,6 +34,7 @@ impl Segments {
         Ok(Segments {
             offsets: Tensor::from_vec(device, offsets, &[lengths.len() + 1])?,
             count: lengths.len(),
+            lengths: lengths.into(),
             tokens,
             longest: lengths.iter().copied().max().unwrap_or(0),
         })
@@ -51,6 +53,11 @@ impl Segments {
     /// Tokens of the longest sequence.
     pub fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// Tokens of each sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
     }
 
     /// Row numbers `[count + 1]`, i32, from 0 to [`Segments::tokens`].

@@ -1,10 +1,11 @@
 //! The one tensor type: contiguous, row-major, up to four dimensions, element type and device known at run time.
 
 use std::ops::{Deref, Range};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use half::bf16;
 
+use crate::cuda::{self, Cuda};
 use crate::device::{Cpu, Device};
 use crate::dtype::{DType, Elem, Storage};
 use crate::error::{Error, Result};
@@ -25,17 +26,27 @@ pub struct Tensor {
 
 #[derive(Debug)]
 struct Buffer {
-    storage: RwLock<Storage>,
+    memory: Memory,
     dtype: DType,
     device: Device,
-    pooled: bool,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// Elements of the host, from the device's pool where `pooled`.
+    Host { storage: RwLock<Storage>, pooled: bool },
+    /// Device memory, and the least and greatest integer last written from the host: indices are checked against it
+    /// without asking the device.
+    Cuda {
+        block: cuda::Block,
+        bounds: Mutex<Option<(i32, i32)>>,
+    },
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Device::Cpu(cpu) = &self.device;
-        if self.pooled
-            && let Ok(storage) = self.storage.get_mut()
+        if let (Device::Cpu(cpu), Memory::Host { storage, pooled: true }) = (&self.device, &mut self.memory)
+            && let Ok(storage) = storage.get_mut()
         {
             cpu.give(std::mem::replace(storage, i32::wrap(Vec::new())), true);
         }
@@ -91,6 +102,11 @@ impl Tensor {
         if shape.len() != data.len() {
             return Err(Error::shape("from_vec", &[data.len()], &shape));
         }
+        if let Device::Cuda(cuda) = device {
+            let tensor = Self::on_cuda("from_vec", cuda, T::DTYPE, &shape)?;
+            tensor.write(&data)?;
+            return Ok(tensor);
+        }
         Ok(Self::wrap(device, T::wrap(data), shape, false))
     }
 
@@ -104,6 +120,11 @@ impl Tensor {
                 out.fill(T::default());
                 Ok(())
             })
+        }
+        if let Device::Cuda(cuda) = device {
+            let tensor = Self::on_cuda("zeros", cuda, dtype, shape)?;
+            tensor.fill_zero()?;
+            return Ok(tensor);
         }
         match dtype {
             DType::F64 => fill::<f64>(device, shape),
@@ -121,7 +142,9 @@ impl Tensor {
         fill: impl FnOnce(&mut [T]) -> Result<()>,
     ) -> Result<Tensor> {
         let shape = Shape::new(op, shape)?;
-        let Device::Cpu(cpu) = device;
+        let Device::Cpu(cpu) = device else {
+            return Err(Error::Device { op });
+        };
         let mut storage = Pooled {
             storage: Some(cpu.take::<T>(shape.len())),
             cpu,
@@ -163,14 +186,76 @@ impl Tensor {
         }
     }
 
+    /// A tensor of unspecified values on a CUDA device; whoever makes it writes all of them.
+    pub(crate) fn on_cuda(op: &'static str, cuda: &Cuda, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        Cuda::check_type(op, dtype)?;
+        let shape = Shape::new(op, shape)?;
+        let device = Device::Cuda(cuda.clone());
+        Ok(Tensor {
+            generation: device.generation(),
+            buffer: Arc::new(Buffer {
+                memory: Memory::Cuda {
+                    block: cuda.take(shape.len() * dtype.size())?,
+                    bounds: Mutex::new(None),
+                },
+                dtype,
+                device,
+            }),
+            shape,
+            offset: 0,
+        })
+    }
+
+    /// [`Tensor::target`] on a CUDA device.
+    pub(crate) fn cuda_target(
+        op: &'static str,
+        onto: Option<Tensor>,
+        cuda: &Cuda,
+        dtype: DType,
+        shape: &[usize],
+    ) -> Result<(Tensor, bool)> {
+        match onto {
+            None => Ok((Self::on_cuda(op, cuda, dtype, shape)?, false)),
+            Some(t) if t.shape() != shape => Err(Error::shape(op, t.shape(), shape)),
+            Some(t) if t.is_unshared() => Ok((t, true)),
+            Some(t) => {
+                let copy = Self::on_cuda(op, cuda, dtype, shape)?;
+                copy.copy_from(&t)?;
+                Ok((copy, true))
+            }
+        }
+    }
+
+    /// Where the elements are in a CUDA device's memory.
+    pub(crate) fn cuda_pointer(&self, op: &'static str, cuda: &Cuda, dtype: DType) -> Result<u64> {
+        self.check_alive(op)?;
+        self.check_dtype(op, dtype)?;
+        match (&self.buffer.memory, self.device()) {
+            (Memory::Cuda { block, .. }, Device::Cuda(own)) if own.same(cuda) => {
+                Ok(block.pointer + (self.offset * dtype.size()) as u64)
+            }
+            _ => Err(Error::Device { op }),
+        }
+    }
+
+    /// The least and greatest integer that the host wrote into this tensor's memory, where that is known.
+    pub(crate) fn known_bounds(&self) -> Option<(i32, i32)> {
+        match &self.buffer.memory {
+            Memory::Cuda { bounds, .. } => *bounds.lock().unwrap_or_else(PoisonError::into_inner),
+            Memory::Host { .. } => None,
+        }
+    }
+
     fn wrap(device: &Device, storage: Storage, shape: Shape, pooled: bool) -> Tensor {
         Tensor {
             generation: device.generation(),
             buffer: Arc::new(Buffer {
                 dtype: storage.0.dtype(),
-                storage: RwLock::new(storage),
+                memory: Memory::Host {
+                    storage: RwLock::new(storage),
+                    pooled,
+                },
                 device: device.clone(),
-                pooled,
             }),
             shape,
             offset: 0,
@@ -183,7 +268,7 @@ impl Tensor {
     /// If the element type is another one, inside a step, or if the tensor's step has ended.
     pub fn to_vec<T: Elem>(&self) -> Result<Vec<T>> {
         self.device().check_host_read("to_vec")?;
-        Ok(self.read::<T>("to_vec")?.to_vec())
+        self.fetch::<T>("to_vec")
     }
 
     /// The elements of any type, converted to f64 (exactly).
@@ -192,7 +277,7 @@ impl Tensor {
     /// As [`Tensor::to_vec`].
     pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
         fn convert<T: Elem>(tensor: &Tensor) -> Result<Vec<f64>> {
-            let values = tensor.read::<T>("to_vec")?;
+            let values = tensor.fetch::<T>("to_vec")?;
             Ok(values.iter().map(|v| v.to_f64_lossless()).collect())
         }
         self.device().check_host_read("to_vec")?;
@@ -202,6 +287,17 @@ impl Tensor {
             DType::Bf16 => convert::<bf16>(self),
             DType::I32 => convert::<i32>(self),
         }
+    }
+
+    /// The elements on the host.
+    fn fetch<T: Elem>(&self, op: &'static str) -> Result<Vec<T>> {
+        let Device::Cuda(cuda) = self.device() else {
+            return Ok(self.read::<T>(op)?.to_vec());
+        };
+        let from = self.cuda_pointer(op, cuda, T::DTYPE)?;
+        let mut values = vec![T::default(); self.len()];
+        cuda.download(from, &mut values)?;
+        Ok(values)
     }
 
     /// The same values, rounded to another floating-point type; a clone where the type is the same already.
@@ -219,6 +315,11 @@ impl Tensor {
             })
         }
         use DType::{Bf16, F32, F64, I32};
+        if let Device::Cuda(cuda) = self.device()
+            && self.dtype() != dtype
+        {
+            return cuda::convert(cuda, self, dtype);
+        }
         match (self.dtype(), dtype) {
             (a, b) if a == b => Ok(self.clone()),
             (F64, F32) => convert::<f64, f32>(self),
@@ -243,7 +344,25 @@ impl Tensor {
         if data.len() != self.len() {
             return Err(Error::shape("write", &[data.len()], self.shape()));
         }
-        self.write_guard::<T>("write")?.slice().copy_from_slice(data);
+        let Memory::Cuda { bounds, .. } = &self.buffer.memory else {
+            self.write_guard::<T>("write")?.slice().copy_from_slice(data);
+            return Ok(());
+        };
+        let Device::Cuda(cuda) = self.device() else {
+            return Err(Error::Device { op: "write" });
+        };
+        cuda.upload(self.cuda_pointer("write", cuda, T::DTYPE)?, data)?;
+        if T::DTYPE == DType::I32 {
+            let numbers = data.iter().map(|v| v.to_f64_lossless() as i32);
+            let (least, greatest) = numbers.fold((i32::MAX, i32::MIN), |(a, b), v| (a.min(v), b.max(v)));
+            let whole = self.offset == 0;
+            let mut bounds = bounds.lock().unwrap_or_else(PoisonError::into_inner);
+            *bounds = match *bounds {
+                // Part of a buffer: what was known of the rest still holds.
+                Some((a, b)) if !whole => Some((a.min(least), b.max(greatest))),
+                _ => Some((least, greatest)),
+            };
+        }
         Ok(())
     }
 
@@ -260,11 +379,55 @@ impl Tensor {
         if source.shape() != self.shape() {
             return Err(Error::shape("copy_from", source.shape(), self.shape()));
         }
+        if let Device::Cuda(cuda) = self.device() {
+            if self.shares_memory(source) {
+                return Err(Error::Aliased { op: "copy_from" });
+            }
+            let Device::Cuda(_) = source.device() else {
+                return self.receive(source);
+            };
+            let to = self.cuda_pointer("copy_from", cuda, self.dtype())?;
+            let from = source.cuda_pointer("copy_from", cuda, self.dtype())?;
+            if let (Memory::Cuda { bounds, .. }, DType::I32) = (&self.buffer.memory, self.dtype()) {
+                *bounds.lock().unwrap_or_else(PoisonError::into_inner) = source.known_bounds();
+            }
+            return cuda.copy(to, from, self.len() * self.dtype().size());
+        }
         match self.dtype() {
             DType::F64 => copy::<f64>(source, self),
             DType::F32 => copy::<f32>(source, self),
             DType::Bf16 => copy::<bf16>(source, self),
             DType::I32 => copy::<i32>(source, self),
+        }
+    }
+
+    /// Takes the elements of a tensor on the CPU.
+    fn receive(&self, source: &Tensor) -> Result<()> {
+        match self.dtype() {
+            DType::F64 => self.write(&source.read::<f64>("copy_from")?),
+            DType::F32 => self.write(&source.read::<f32>("copy_from")?),
+            DType::Bf16 => self.write(&source.read::<bf16>("copy_from")?),
+            DType::I32 => self.write(&source.read::<i32>("copy_from")?),
+        }
+    }
+
+    /// The same values on another device; a clone where it is the same one.
+    ///
+    /// # Errors
+    /// Inside a step, or if the device does not hold this type.
+    pub fn to_device(&self, device: &Device) -> Result<Tensor> {
+        fn copy<T: Elem>(source: &Tensor, device: &Device) -> Result<Tensor> {
+            Tensor::from_vec(device, source.fetch::<T>("to_device")?, source.shape())
+        }
+        if self.device().same(device) {
+            return Ok(self.clone());
+        }
+        self.device().check_host_read("to_device")?;
+        match self.dtype() {
+            DType::F64 => copy::<f64>(self, device),
+            DType::F32 => copy::<f32>(self, device),
+            DType::Bf16 => copy::<bf16>(self, device),
+            DType::I32 => copy::<i32>(self, device),
         }
     }
 
@@ -276,6 +439,10 @@ impl Tensor {
         fn fill<T: Elem>(target: &Tensor) -> Result<()> {
             target.write_guard::<T>("fill_zero")?.slice().fill(T::default());
             Ok(())
+        }
+        if let Device::Cuda(cuda) = self.device() {
+            let at = self.cuda_pointer("fill_zero", cuda, self.dtype())?;
+            return cuda.zero(at, self.len() * self.dtype().size());
         }
         match self.dtype() {
             DType::F64 => fill::<f64>(self),
@@ -369,11 +536,11 @@ impl Tensor {
         Ok(())
     }
 
-    fn check_type<T: Elem>(&self, op: &'static str) -> Result<()> {
-        if self.dtype() != T::DTYPE {
+    fn check_dtype(&self, op: &'static str, dtype: DType) -> Result<()> {
+        if self.dtype() != dtype {
             return Err(Error::DType {
                 op,
-                expected: match T::DTYPE {
+                expected: match dtype {
                     DType::F64 => "f64",
                     DType::F32 => "f32",
                     DType::Bf16 => "bf16",
@@ -385,10 +552,17 @@ impl Tensor {
         Ok(())
     }
 
+    fn host(&self, op: &'static str) -> Result<&RwLock<Storage>> {
+        match &self.buffer.memory {
+            Memory::Host { storage, .. } => Ok(storage),
+            Memory::Cuda { .. } => Err(Error::Device { op }),
+        }
+    }
+
     pub(crate) fn read<T: Elem>(&self, op: &'static str) -> Result<Read<'_, T>> {
         self.check_alive(op)?;
-        self.check_type::<T>(op)?;
-        let guard = match self.buffer.storage.try_read() {
+        self.check_dtype(op, T::DTYPE)?;
+        let guard = match self.host(op)?.try_read() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Error::Aliased { op }),
@@ -402,8 +576,8 @@ impl Tensor {
 
     pub(crate) fn write_guard<T: Elem>(&self, op: &'static str) -> Result<Write<'_, T>> {
         self.check_alive(op)?;
-        self.check_type::<T>(op)?;
-        let guard = match self.buffer.storage.try_write() {
+        self.check_dtype(op, T::DTYPE)?;
+        let guard = match self.host(op)?.try_write() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Error::Aliased { op }),

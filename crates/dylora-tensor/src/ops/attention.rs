@@ -2,6 +2,7 @@
 
 use super::{by_float, expect_shape, same_shape};
 use crate::cpu::attention::{self as kernel, AttentionShape};
+use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -24,6 +25,21 @@ pub struct Attention<'a> {
     pub causal: bool,
     /// Dropout on the probabilities.
     pub dropout: Option<Dropout>,
+}
+
+impl Attention<'_> {
+    /// Fails where a sequence has queries and too few keys.
+    pub(crate) fn check_lengths(&self, op: &'static str) -> Result<()> {
+        for (sequence, (queries, keys)) in self.queries.lengths().iter().zip(self.keys.lengths()).enumerate() {
+            if *queries > 0 && (*keys == 0 || (self.causal && keys < queries)) {
+                return Err(Error::invalid(
+                    op,
+                    format!("sequence {sequence} has {queries} queries and {keys} keys"),
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn attention_widths(op: &'static str, q: &Tensor, k: &Tensor, v: &Tensor, s: &Attention<'_>) -> Result<usize> {
@@ -71,17 +87,11 @@ macro_rules! with_attention {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, settings: &Attention<'_>) -> Result<(Tensor, Tensor)> {
     const OP: &str = "attention";
     let width = attention_widths(OP, q, k, v, settings)?;
-    let Device::Cpu(_) = q.device();
+    settings.check_lengths(OP)?;
+    if let Device::Cuda(cuda) = q.device() {
+        return cuda::attention(cuda, q, k, v, settings);
+    }
     by_float!(OP, q, T => with_attention!(OP, settings, width, shape => {
-        for (sequence, (q, k)) in shape.q_offsets.windows(2).zip(shape.k_offsets.windows(2)).enumerate() {
-            let (queries, keys) = (q[1] - q[0], k[1] - k[0]);
-            if queries > 0 && (keys == 0 || (settings.causal && keys < queries)) {
-                return Err(Error::invalid(
-                    OP,
-                    format!("sequence {sequence} has {queries} queries and {keys} keys"),
-                ));
-            }
-        }
         let (qs, ks, vs) = (q.read::<T>(OP)?, k.read::<T>(OP)?, v.read::<T>(OP)?);
         let mut lse = Err(Error::invalid(OP, "not computed"));
         let out = Tensor::make::<T>(OP, q.device(), q.shape(), |out| {
@@ -124,7 +134,9 @@ pub fn attention_gradient(
     let width = attention_widths(OP, at.q, at.k, at.v, settings)?;
     same_shape(OP, dout, at.q)?;
     same_shape(OP, at.out, at.q)?;
-    let Device::Cpu(_) = dout.device();
+    if let Device::Cuda(cuda) = dout.device() {
+        return cuda::attention_gradient(cuda, dout, at, settings, want);
+    }
     by_float!(OP, dout, T => with_attention!(OP, settings, width, shape => {
         let device = dout.device();
         let new = |wanted: bool, like: &Tensor| {

@@ -2,6 +2,7 @@
 
 use super::{by_float, check_indices, expect_shape, matrix};
 use crate::cpu::embed as kernel;
+use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -17,7 +18,15 @@ pub fn embed(tables: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
         return Err(Error::invalid(OP, "no table"));
     };
     let (n, d) = (first_ids.len(), first_table.width());
-    let Device::Cpu(_) = first_table.device();
+    if let Device::Cuda(cuda) = first_table.device() {
+        for (ids, table) in tables {
+            let (_, width) = matrix(OP, table)?;
+            if ids.len() != n || width != d {
+                return Err(Error::shape(OP, ids.shape(), table.shape()));
+            }
+        }
+        return cuda::embed(cuda, tables, n, d);
+    }
     by_float!(OP, first_table, T => {
         let mut guards = Vec::with_capacity(tables.len());
         for (ids, table) in tables {
@@ -45,7 +54,9 @@ pub fn embed_gradient(ids: &Tensor, dy: &Tensor, dtable: &Tensor) -> Result<()> 
     const OP: &str = "embed_gradient";
     let (rows, d) = matrix(OP, dtable)?;
     expect_shape(OP, dy, &[ids.len(), d])?;
-    let Device::Cpu(_) = dy.device();
+    if let Device::Cuda(cuda) = dy.device() {
+        return cuda::embed_gradient(cuda, ids, dy, dtable);
+    }
     by_float!(OP, dy, T => {
         let (ids, dys) = (ids.read::<i32>(OP)?, dy.read::<T>(OP)?);
         check_indices(OP, &ids, rows)?;
@@ -61,7 +72,9 @@ pub fn embed_gradient(ids: &Tensor, dy: &Tensor, dtable: &Tensor) -> Result<()> 
 pub fn gather_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
     const OP: &str = "gather_rows";
     let (n, d) = (x.num_rows(), x.width());
-    let Device::Cpu(_) = x.device();
+    if let Device::Cuda(cuda) = x.device() {
+        return cuda::gather_rows(cuda, x, rows);
+    }
     by_float!(OP, x, T => {
         let (xs, indices) = (x.read::<T>(OP)?, rows.read::<i32>(OP)?);
         check_indices(OP, &indices, n)?;
@@ -80,7 +93,9 @@ pub fn scatter_rows(dy: &Tensor, rows: &Tensor, n: usize, onto: Option<Tensor>) 
     const OP: &str = "scatter_rows";
     let d = dy.width();
     expect_shape(OP, dy, &[rows.len(), d])?;
-    let Device::Cpu(_) = dy.device();
+    if let Device::Cuda(cuda) = dy.device() {
+        return cuda::scatter_rows(cuda, dy, rows, n, onto);
+    }
     by_float!(OP, dy, T => {
         let (dys, indices) = (dy.read::<T>(OP)?, rows.read::<i32>(OP)?);
         check_indices(OP, &indices, n)?;

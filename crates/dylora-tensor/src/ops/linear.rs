@@ -3,6 +3,7 @@
 use super::{by_float, expect_shape, matrix, with_width};
 use crate::cpu::elementwise;
 use crate::cpu::gemm::{Mat, product};
+use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -21,7 +22,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if let Some(bias) = bias {
         expect_shape(OP, bias, &[m])?;
     }
-    let Device::Cpu(_) = x.device();
+    if let Device::Cuda(cuda) = x.device() {
+        return cuda::linear(cuda, x, weight, bias, &with_width(x, m));
+    }
     by_float!(OP, x, T => {
         let (xs, ws) = (x.read::<T>(OP)?, weight.read::<T>(OP)?);
         let bias = bias.map(|b| b.read::<T>(OP)).transpose()?;
@@ -45,7 +48,9 @@ pub fn linear_input_gradient(dy: &Tensor, weight: &Tensor, onto: Option<Tensor>)
     if dy.width() != m {
         return Err(Error::shape(OP, dy.shape(), weight.shape()));
     }
-    let Device::Cpu(_) = dy.device();
+    if let Device::Cuda(cuda) = dy.device() {
+        return cuda::linear_input_gradient(cuda, dy, weight, onto, &with_width(dy, d));
+    }
     by_float!(OP, dy, T => {
         let (dys, ws) = (dy.read::<T>(OP)?, weight.read::<T>(OP)?);
         let (dx, accumulate) = Tensor::target::<T>(OP, onto, dy.device(), &with_width(dy, d))?;
@@ -71,7 +76,9 @@ pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, dw: &Tensor) -> Result<()
         return Err(Error::shape(OP, dy.shape(), x.shape()));
     }
     expect_shape(OP, dw, &[m, d])?;
-    let Device::Cpu(_) = dy.device();
+    if let Device::Cuda(cuda) = dy.device() {
+        return cuda::linear_weight_gradient(cuda, dy, x, dw);
+    }
     by_float!(OP, dy, T => {
         let (dys, xs) = (dy.read::<T>(OP)?, x.read::<T>(OP)?);
         let mut dw = dw.write_guard::<T>(OP)?;
@@ -87,7 +94,9 @@ pub fn linear_weight_gradient(dy: &Tensor, x: &Tensor, dw: &Tensor) -> Result<()
 pub fn column_sum_into(dy: &Tensor, db: &Tensor) -> Result<()> {
     const OP: &str = "column_sum";
     expect_shape(OP, db, &[dy.width()])?;
-    let Device::Cpu(_) = dy.device();
+    if let Device::Cuda(cuda) = dy.device() {
+        return cuda::column_sum_into(cuda, dy, db);
+    }
     by_float!(OP, dy, T => {
         let dys = dy.read::<T>(OP)?;
         elementwise::column_sum(&dys, db.write_guard::<T>(OP)?.slice());

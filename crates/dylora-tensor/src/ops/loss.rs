@@ -2,6 +2,7 @@
 
 use super::{by_float, check_indices, expect_shape};
 use crate::cpu::loss;
+use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -32,7 +33,9 @@ pub fn cross_entropy(
     const OP: &str = "cross_entropy";
     let (n, c) = (logits.num_rows(), logits.width());
     expect_shape(OP, targets, &[n])?;
-    let Device::Cpu(_) = logits.device();
+    if let Device::Cuda(cuda) = logits.device() {
+        return cuda::cross_entropy(cuda, logits, targets, settings, gradient);
+    }
     by_float!(OP, logits, T => {
         let (values, classes) = (logits.read::<T>(OP)?, targets.read::<i32>(OP)?);
         for (position, class) in classes.iter().enumerate() {
@@ -73,7 +76,9 @@ pub fn mse(prediction: &Tensor, target: &Tensor, weight: f64, gradient: bool) ->
     if prediction.len() != target.len() {
         return Err(Error::shape(OP, prediction.shape(), target.shape()));
     }
-    let Device::Cpu(_) = prediction.device();
+    if let Device::Cuda(cuda) = prediction.device() {
+        return cuda::mse(cuda, prediction, target, weight, gradient);
+    }
     by_float!(OP, prediction, T => {
         let (p, t) = (prediction.read::<T>(OP)?, target.read::<T>(OP)?);
         let dp = gradient

@@ -3,6 +3,7 @@
 use super::{by_float, expect_shape, linear_input_gradient, matrix, with_width};
 use crate::cpu::gemm::{Mat, product};
 use crate::cpu::lora::{self, LoraShape};
+use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ impl LowRank<'_> {
 /// y = x Wᵀ + bias + scale (x A[..b]ᵀ) B[:, ..b]ᵀ and h = x A[..b]ᵀ.
 ///
 /// `base` is W `[m, d]` and bias `[m]`; without it y is the low-rank product alone. Shapes: x `[n, d]`, y `[n, m]`,
-/// h `[n, b]`.
+/// h `[n, b]` (on a GPU `[n, r]` in f32, zero beyond b, so that no size depends on the rank).
 ///
 /// # Errors
 /// If shapes or types do not fit, or the rank is not in 1..=r.
@@ -65,7 +66,9 @@ pub fn lora_linear(
             expect_shape(OP, bias, &[s.m])?;
         }
     }
-    let Device::Cpu(_) = x.device();
+    if let Device::Cuda(cuda) = x.device() {
+        return cuda::lora_linear(cuda, x, base, low, &with_width(x, s.m));
+    }
     by_float!(OP, x, T => {
         let xs = x.read::<T>(OP)?;
         let (a, b) = (low.a.read::<T>(OP)?, low.b.read::<T>(OP)?);
@@ -120,8 +123,14 @@ pub fn lora_linear_gradient(
     if dy.num_rows() != s.n || dy.width() != s.m || x.width() != s.d {
         return Err(Error::shape(OP, dy.shape(), x.shape()));
     }
+    if let Device::Cuda(cuda) = dy.device() {
+        expect_shape(OP, h, &[s.n, s.r])?;
+        for (gradient, factor) in [(into.da, low.a), (into.db, low.b)] {
+            gradient.map_or(Ok(()), |g| expect_shape(OP, g, factor.shape()))?;
+        }
+        return cuda::lora_linear_gradient(cuda, dy, x, h, weight, low, &write, into);
+    }
     expect_shape(OP, h, &[s.n, s.b])?;
-    let Device::Cpu(_) = dy.device();
     by_float!(OP, dy, T => {
         let (dys, scale) = (dy.read::<T>(OP)?, T::from_f64(low.scale));
         if let (Some(db), false) = (into.db, write.is_empty()) {

@@ -14,13 +14,13 @@ mod norm;
 mod optim;
 
 pub use attention::{Attended, Attention, attention, attention_gradient};
-pub use elementwise::{Gelu, add, add_into, dropout, gelu, gelu_gradient, scale_by, tanh, tanh_gradient};
+pub use elementwise::{Gelu, add, add_into, dropout, gelu, gelu_gradient, scale_by, tanh, tanh_gradient, zero_many};
 pub use embed::{embed, embed_gradient, gather_rows, scatter_rows};
 pub use linear::{column_sum_into, linear, linear_input_gradient, linear_weight_gradient};
 pub use loss::{CrossEntropy, cross_entropy, mse};
 pub use low_rank::{LowRank, LowRankGradients, lora_linear, lora_linear_gradient};
 pub use norm::{NormGradients, Normalised, layer_norm, layer_norm_gradient};
-pub use optim::{AdamWForm, AdamWHyper, AdamWRow, AdamWState, Slab, adamw, clip_factor};
+pub use optim::{AdamWForm, AdamWHyper, AdamWItem, AdamWRow, AdamWState, Slab, adamw, adamw_many, clip_factor};
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;

@@ -2,6 +2,7 @@
 
 use super::{by_float, expect_shape, same_shape};
 use crate::cpu::norm;
+use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -40,7 +41,9 @@ pub fn layer_norm(
     if let Some(residual) = residual {
         same_shape(OP, residual, x)?;
     }
-    let Device::Cpu(_) = x.device();
+    if let Device::Cuda(cuda) = x.device() {
+        return cuda::layer_norm(cuda, x, residual, dropout.as_ref(), gamma, beta, eps);
+    }
     by_float!(OP, x, T => {
         let new = |shape: &[usize]| Tensor::target::<T>(OP, None, x.device(), shape).map(|(t, _)| t);
         let plain = residual.is_none() && dropout.is_none();
@@ -97,7 +100,9 @@ pub fn layer_norm_gradient(
     let d = sum.width();
     same_shape(OP, dy, sum)?;
     expect_shape(OP, gamma, &[d])?;
-    let Device::Cpu(_) = dy.device();
+    if let Device::Cuda(cuda) = dy.device() {
+        return cuda::layer_norm_gradient(cuda, dy, sum, mean, rstd, gamma, dropout.as_ref(), into);
+    }
     by_float!(OP, dy, T => {
         let new = |wanted: bool| {
             wanted

@@ -2,6 +2,7 @@
 
 use super::{by_float, expect_shape, same_shape};
 use crate::cpu::{adamw as kernel, elementwise};
+use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -72,7 +73,9 @@ pub struct AdamWHyper {
 pub fn clip_factor(gradients: &[&Tensor], max_norm: Option<f64>, out: &Tensor) -> Result<()> {
     const OP: &str = "clip_factor";
     expect_shape(OP, out, &[2])?;
-    let Device::Cpu(_) = out.device();
+    if let Device::Cuda(cuda) = out.device() {
+        return cuda::clip_factor(cuda, gradients, max_norm, out);
+    }
     by_float!(OP, out, T => {
         let mut squares = 0.0;
         for gradient in gradients {
@@ -97,19 +100,37 @@ pub struct AdamWState<'a> {
     pub v: &'a Tensor,
 }
 
-/// One AdamW update of the slab of a parameter; nothing outside the slab is touched.
-///
-/// `rows` has one entry per index of the slab, or a single one for all; `clip` is the `[2]` tensor of [`clip_factor`].
+/// One update of one parameter, for [`adamw_many`].
+#[derive(Clone, Debug)]
+pub struct AdamWItem<'a> {
+    /// The parameter, its gradient and its moments.
+    pub state: AdamWState<'a>,
+    /// What of it moves.
+    pub slab: Slab,
+    /// One entry per index of the slab, or a single one for all.
+    pub rows: Vec<AdamWRow>,
+    /// Settings.
+    pub hyper: AdamWHyper,
+}
+
+/// [`adamw`] of many parameters: a few launches in all on a GPU.
 ///
 /// # Errors
-/// If shapes or types do not fit, or the slab leaves the parameter.
-pub fn adamw(
-    state: &AdamWState<'_>,
-    slab: &Slab,
-    rows: &[AdamWRow],
-    hyper: &AdamWHyper,
-    clip: Option<&Tensor>,
-) -> Result<()> {
+/// As [`adamw`].
+pub fn adamw_many(items: &[AdamWItem<'_>], clip: Option<&Tensor>) -> Result<()> {
+    if let Some(Device::Cuda(cuda)) = items.first().map(|item| item.state.value.device()) {
+        for item in items {
+            check_item(&item.state, &item.slab, &item.rows)?;
+        }
+        return cuda::adamw(cuda, items, clip);
+    }
+    items
+        .iter()
+        .try_for_each(|item| adamw(&item.state, &item.slab, &item.rows, &item.hyper, clip))
+}
+
+/// The sizes of a parameter as a matrix, if state, slab and rows fit each other.
+fn check_item(state: &AdamWState<'_>, slab: &Slab, rows: &[AdamWRow]) -> Result<(usize, usize)> {
     const OP: &str = "adamw";
     let AdamWState { value, grad, m, v } = state;
     for other in [grad, m, v] {
@@ -127,7 +148,34 @@ pub fn adamw(
             ),
         ));
     }
-    let Device::Cpu(_) = value.device();
+    Ok(size)
+}
+
+/// One AdamW update of the slab of a parameter; nothing outside the slab is touched.
+///
+/// `rows` has one entry per index of the slab, or a single one for all; `clip` is the `[2]` tensor of [`clip_factor`].
+///
+/// # Errors
+/// If shapes or types do not fit, or the slab leaves the parameter.
+pub fn adamw(
+    state: &AdamWState<'_>,
+    slab: &Slab,
+    rows: &[AdamWRow],
+    hyper: &AdamWHyper,
+    clip: Option<&Tensor>,
+) -> Result<()> {
+    const OP: &str = "adamw";
+    let size = check_item(state, slab, rows)?;
+    let AdamWState { value, grad, m, v } = state;
+    if let Device::Cuda(_) = value.device() {
+        let item = AdamWItem {
+            state: *state,
+            slab: slab.clone(),
+            rows: rows.to_vec(),
+            hyper: *hyper,
+        };
+        return adamw_many(&[item], clip);
+    }
     by_float!(OP, value, T => {
         let clip = clip.map(|c| c.read::<T>(OP).map(|c| c[0])).transpose()?;
         kernel::adamw(

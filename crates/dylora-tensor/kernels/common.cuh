@@ -1,0 +1,150 @@
+// What every kernel file begins with. No header of the CUDA toolkit is needed: bf16 and mma are inline PTX.
+//
+// A file is compiled twice, with T = float and with T = bf16. Sums are f32 and have a fixed order; nothing is added
+// atomically, so equal inputs give equal bytes.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+struct bf16 {
+    u16 bits;
+};
+
+#define FULL 0xffffffffu
+#define INF __int_as_float(0x7f800000)
+
+#ifndef T
+#define T float
+#endif
+
+__device__ __forceinline__ float to_f(float x) { return x; }
+__device__ __forceinline__ float to_f(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+
+__device__ __forceinline__ void put(float* at, float x) { *at = x; }
+__device__ __forceinline__ void put(bf16* at, float x) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    at->bits = bits;
+}
+
+// Two values as bf16 in one word, the first in the lower half.
+__device__ __forceinline__ u32 pack2(float low, float high) {
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+// The value that remains once x has been stored as T.
+__device__ __forceinline__ float stored(float x, const float*) { return x; }
+__device__ __forceinline__ float stored(float x, const bf16*) {
+    bf16 rounded;
+    put(&rounded, x);
+    return to_f(rounded);
+}
+
+// Eight elements at once; p is 16-byte aligned.
+__device__ __forceinline__ void load_vector(const float* p, float v[8]) {
+    float4 a = *(const float4*)p, b = *(const float4*)(p + 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+__device__ __forceinline__ void load_vector(const bf16* p, float v[8]) {
+    uint4 a = *(const uint4*)p;
+    u32 words[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v[2 * i] = __uint_as_float(words[i] << 16);
+        v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+}
+__device__ __forceinline__ void store_vector(float* p, const float v[8]) {
+    *(float4*)p = make_float4(v[0], v[1], v[2], v[3]);
+    *(float4*)(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
+}
+__device__ __forceinline__ void store_vector(bf16* p, const float v[8]) {
+    uint4 a;
+    a.x = pack2(v[0], v[1]), a.y = pack2(v[2], v[3]), a.z = pack2(v[4], v[5]), a.w = pack2(v[6], v[7]);
+    *(uint4*)p = a;
+}
+
+// Elements j .. j + 8 of a row; zeros beyond its end. `vec`: rows are aligned and their width is a multiple of 8.
+template <class S>
+__device__ __forceinline__ void load8(const S* row, int j, int width, int vec, float v[8]) {
+    if (vec && j < width) {
+        load_vector(row + j, v);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = j + i < width ? to_f(row[j + i]) : 0.f;
+    }
+}
+template <class S>
+__device__ __forceinline__ void store8(S* row, int j, int width, int vec, const float v[8]) {
+    if (vec) {
+        if (j < width) store_vector(row + j, v);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (j + i < width) put(row + j + i, v[i]);
+    }
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int step = 16; step; step >>= 1) x += __shfl_xor_sync(FULL, x, step);
+    return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int step = 16; step; step >>= 1) x = fmaxf(x, __shfl_xor_sync(FULL, x, step));
+    return x;
+}
+
+// Philox4x32-10, the integers of rng.rs.
+__device__ __forceinline__ uint4 philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        u32 h0 = __umulhi(0xD2511F53u, c0), l0 = 0xD2511F53u * c0;
+        u32 h1 = __umulhi(0xCD9E8D57u, c2), l1 = 0xCD9E8D57u * c2;
+        c0 = h1 ^ c1 ^ k0;
+        c1 = l1;
+        c2 = h0 ^ c3 ^ k1;
+        c3 = l0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return make_uint4(c0, c1, c2, c3);
+}
+
+struct Drop {
+    u32 key0, key1, purpose, step, site, threshold;
+    float scale;
+    u32 on;
+};
+
+// Keep flags of the eight elements 16 w + 8 h + block of a group of 64: bit 2 w + h.
+__device__ __forceinline__ u32 keep_bits(const Drop& drop, u64 group, int block) {
+    u32 site = drop.site ^ ((u32)(group >> 29) << 16);
+    uint4 p = philox((u32)(group * 8) + (u32)block, site, drop.step, drop.purpose, drop.key0, drop.key1);
+    u32 words[4] = {p.x, p.y, p.z, p.w}, bits = 0;
+#pragma unroll
+    for (int w = 0; w < 4; w++) {
+        bits |= (u32)((words[w] & 0xffffu) >= drop.threshold) << (2 * w);
+        bits |= (u32)((words[w] >> 16) >= drop.threshold) << (2 * w + 1);
+    }
+    return bits;
+}
+
+// Keep flags of eight neighbouring elements of a row for each lane: a warp covers 256 elements from `j0`, lane i the
+// eight from j0 + 8 i. All lanes take part; eight lanes draw a group together and exchange their flags.
+__device__ __forceinline__ u32 keep8(const Drop& drop, u64 row, int width, int j0, int lane) {
+    u64 groups = (u64)((width + 63) / 64);
+    u32 bits = keep_bits(drop, row * groups + (u64)(j0 / 64 + lane / 8), lane & 7), mine = 0;
+#pragma unroll
+    for (int q = 0; q < 8; q++) {
+        u32 all = __ballot_sync(FULL, (bits >> q) & 1);
+        if ((lane & 7) == q) mine = (all >> (lane & 24)) & 0xff;
+    }
+    return mine;
+}

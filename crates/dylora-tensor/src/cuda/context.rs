@@ -1,0 +1,323 @@
+//! A CUDA device: libraries found at run time, one context, one stream, one cuBLAS handle with a fixed workspace.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use cudarc::cublas::{result as cublas, sys as cublas_sys};
+use cudarc::driver::{result as driver, sys};
+
+use super::heap::{Block, Heaps, Which};
+use super::module::{Kernel, KernelCache, Modules};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+pub(crate) fn driver_error(op: &'static str, error: driver::DriverError) -> Error {
+    let name = |text: Option<&std::ffi::CStr>| text.map(|t| t.to_string_lossy().into_owned());
+    let message = name(error.error_string().ok()).unwrap_or_else(|| format!("{error:?}"));
+    Error::Cuda { op, message }
+}
+
+/// Bytes of the cuBLAS workspace: what NVIDIA recommends for Hopper.
+const WORKSPACE: usize = 32 << 20;
+
+/// A CUDA device. Clones share it; all work goes to one stream.
+#[derive(Clone)]
+pub struct Cuda {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    context: sys::CUcontext,
+    device: sys::CUdevice,
+    pub(crate) ordinal: usize,
+    name: String,
+    pub(crate) stream: sys::CUstream,
+    pub(crate) blas: Mutex<Blas>,
+    workspace: sys::CUdeviceptr,
+    modules: Option<Modules>,
+    pub(crate) heaps: Heaps,
+    pub(crate) tf32: AtomicBool,
+    pub(crate) in_step: AtomicBool,
+    pub(crate) generation: AtomicU64,
+}
+
+/// The cuBLAS handle.
+pub(crate) struct Blas(pub(crate) cublas_sys::cublasHandle_t);
+
+// SAFETY: handles of the driver may be used from any thread (a launch makes the context current first), and the cuBLAS
+// handle is behind a lock.
+unsafe impl Send for Inner {}
+// SAFETY: as above; everything that changes is atomic or locked.
+unsafe impl Sync for Inner {}
+
+thread_local! {
+    static CURRENT: Cell<sys::CUcontext> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+fn missing(library: &str, what: &str) -> Error {
+    Error::Cuda {
+        op: "cuda",
+        message: format!("{library} ({what}) was not found"),
+    }
+}
+
+impl Cuda {
+    /// The device with this number.
+    ///
+    /// # Errors
+    /// One sentence about the library that is missing (driver, NVRTC, cuBLAS), the number that no device has, or what the
+    /// driver says.
+    pub fn new(ordinal: usize, cache: Option<&dyn KernelCache>) -> Result<Self> {
+        const OP: &str = "cuda";
+        let fail = |e| driver_error(OP, e);
+        // SAFETY: these only try to open the libraries, whose initialisers are NVIDIA's. They must come before any call
+        // into a library, because a call into one that is absent panics.
+        unsafe {
+            if !sys::is_culib_present() {
+                return Err(missing("libcuda.so.1", "the NVIDIA driver"));
+            }
+            if !cudarc::nvrtc::sys::is_culib_present() {
+                return Err(missing("libnvrtc.so", "NVRTC of the CUDA toolkit"));
+            }
+            if !cublas_sys::is_culib_present() {
+                return Err(missing("libcublas.so", "cuBLAS of the CUDA toolkit"));
+            }
+        }
+        driver::init().map_err(fail)?;
+        let count = driver::device::get_count().map_err(fail)?;
+        let number = i32::try_from(ordinal).ok().filter(|number| *number < count);
+        let Some(number) = number else {
+            return Err(Error::Cuda {
+                op: OP,
+                message: format!("there is no device {ordinal}; the driver reports {count}"),
+            });
+        };
+        let device = driver::device::get(number).map_err(fail)?;
+        let name = driver::device::get_name(device).map_err(fail)?;
+        // SAFETY: the device exists.
+        let (context, capability) = unsafe {
+            let read = |attribute| driver::device::get_attribute(device, attribute).map_err(fail);
+            use sys::CUdevice_attribute_enum as A;
+            let capability = (
+                read(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                read(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            );
+            (driver::primary_ctx::retain(device).map_err(fail)?, capability)
+        };
+        let mut inner = Inner {
+            context,
+            device,
+            ordinal,
+            name,
+            stream: std::ptr::null_mut(),
+            blas: Mutex::new(Blas(std::ptr::null_mut())),
+            workspace: 0,
+            modules: None,
+            heaps: Heaps::default(),
+            tf32: AtomicBool::new(false),
+            in_step: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+        };
+        if capability < (8, 0) {
+            return Err(Error::Cuda {
+                op: OP,
+                message: format!(
+                    "{} has compute capability {}.{}; 8.0 is the least",
+                    inner.name, capability.0, capability.1
+                ),
+            });
+        }
+        inner.bind()?;
+        inner.stream = driver::stream::create(driver::stream::StreamKind::NonBlocking).map_err(fail)?;
+        // SAFETY: the context is current; the handle and the workspace live as long as the device.
+        unsafe {
+            inner.workspace = driver::malloc_sync(WORKSPACE).map_err(fail)?;
+            let blas = cublas::create_handle().map_err(blas_error)?;
+            inner.blas = Mutex::new(Blas(blas));
+            cublas::set_stream(blas, inner.stream.cast()).map_err(blas_error)?;
+            cublas_sys::cublasSetWorkspace_v2(blas, inner.workspace as *mut c_void, WORKSPACE)
+                .result()
+                .map_err(blas_error)?;
+        }
+        let architecture = format!("sm_{}{}", capability.0, capability.1);
+        inner.modules = Some(Modules::load(&architecture, cache)?);
+        Ok(Cuda { inner: Arc::new(inner) })
+    }
+
+    /// The device's name, for records.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The device's number.
+    pub fn ordinal(&self) -> usize {
+        self.inner.ordinal
+    }
+
+    /// Lets products of f32 matrices round their inputs to TF32 (10 bits of mantissa), or not.
+    pub fn set_tf32(&self, on: bool) {
+        self.inner.tf32.store(on, Ordering::Relaxed);
+    }
+
+    /// Waits until all work handed over so far is done.
+    ///
+    /// # Errors
+    /// What the device reports about work before this.
+    pub fn synchronise(&self) -> Result<()> {
+        self.inner.synchronise()
+    }
+
+    /// Bytes of device memory in use by this process' allocations and others', and in all.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.inner.bind()?;
+        let (free, total) = driver::mem_get_info().map_err(|e| driver_error("memory", e))?;
+        Ok((total - free, total))
+    }
+
+    /// Device memory from the heap of the moment.
+    pub(crate) fn take(&self, len: usize) -> Result<Block> {
+        let which = if self.inner.in_step.load(Ordering::Relaxed) {
+            Which::Step
+        } else {
+            Which::Persistent
+        };
+        Heaps::take(&self.inner, which, len)
+    }
+
+    /// Launches a kernel.
+    ///
+    /// # Safety
+    /// `args` points to values of exactly the kernel's parameter types, device pointers among them are valid for what
+    /// the kernel reads and writes, and the sizes agree.
+    pub(crate) unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        grid: (usize, usize, usize),
+        block: u32,
+        shared: usize,
+        args: &mut [*mut c_void],
+    ) -> Result<()> {
+        const OP: &str = "launch";
+        let fail = |e| driver_error(kernel.2, e);
+        if grid.0 == 0 || grid.1 == 0 || grid.2 == 0 {
+            return Ok(());
+        }
+        let side = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(OP, format!("a grid of {n} blocks")));
+        self.inner.bind()?;
+        let function = match &self.inner.modules {
+            Some(modules) => modules.function(kernel.0, kernel.1, kernel.2)?,
+            None => return Err(Error::invalid(OP, "no kernels are loaded")),
+        };
+        let grid = (side(grid.0)?, side(grid.1)?, side(grid.2)?);
+        // SAFETY: the caller's.
+        unsafe { driver::launch_kernel(function, grid, (block, 1, 1), shared as u32, self.inner.stream, args) }
+            .map_err(fail)
+    }
+
+    pub(crate) fn same(&self, other: &Cuda) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Copies from the host; the data may go away once this returns.
+    pub(crate) fn upload<T: Copy>(&self, to: sys::CUdeviceptr, data: &[T]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.inner.bind()?;
+        // SAFETY: `to` has room for the data. From pageable memory the driver returns once it has taken the bytes.
+        unsafe { driver::memcpy_htod_async(to, data, self.inner.stream) }.map_err(|e| driver_error("upload", e))
+    }
+
+    /// Copies to the host and waits for it.
+    pub(crate) fn download<T: Copy>(&self, from: sys::CUdeviceptr, data: &mut [T]) -> Result<()> {
+        if !data.is_empty() {
+            self.inner.bind()?;
+            // SAFETY: `from` holds as many elements, and the copy has ended when this returns.
+            unsafe { driver::memcpy_dtoh_async(data, from, self.inner.stream) }
+                .map_err(|e| driver_error("download", e))?;
+        }
+        self.inner.synchronise()
+    }
+
+    pub(crate) fn copy(&self, to: sys::CUdeviceptr, from: sys::CUdeviceptr, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.inner.bind()?;
+        // SAFETY: both hold as many bytes.
+        unsafe { driver::memcpy_dtod_async(to, from, bytes, self.inner.stream) }.map_err(|e| driver_error("copy", e))
+    }
+
+    pub(crate) fn zero(&self, at: sys::CUdeviceptr, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.inner.bind()?;
+        // SAFETY: the memory holds as many bytes.
+        unsafe { driver::memset_d8_async(at, 0, bytes, self.inner.stream) }.map_err(|e| driver_error("zero", e))
+    }
+
+    /// What a tensor may hold here.
+    pub(crate) fn check_type(op: &'static str, dtype: DType) -> Result<()> {
+        match dtype {
+            DType::F64 => Err(Error::Unsupported {
+                op,
+                what: "f64".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn blas_error(error: cublas::CublasError) -> Error {
+    Error::Cuda {
+        op: "cuBLAS",
+        message: format!("{:?}", error.0),
+    }
+}
+
+impl Inner {
+    /// Makes the context current in this thread.
+    pub(crate) fn bind(&self) -> Result<()> {
+        if CURRENT.get() != self.context {
+            // SAFETY: the context is retained until this value is dropped.
+            unsafe { driver::ctx::set_current(self.context) }.map_err(|e| driver_error("context", e))?;
+            CURRENT.set(self.context);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn synchronise(&self) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as this value.
+        unsafe { driver::stream::synchronize(self.stream) }.map_err(|e| driver_error("synchronise", e))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The primary context goes with its memory and modules; errors here have nobody to hear them.
+        // SAFETY: nothing refers to the handle or the context any more.
+        unsafe {
+            let _ = self.bind();
+            let blas = self.blas.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if !blas.0.is_null() {
+                let _ = cublas::destroy_handle(blas.0);
+            }
+            let _ = driver::primary_ctx::release(self.device);
+            CURRENT.set(std::ptr::null_mut());
+        }
+    }
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cuda({}, {})", self.inner.ordinal, self.inner.name)
+    }
+}
