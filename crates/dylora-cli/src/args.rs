@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use dylora_tasks::device::{self, DeviceChoice};
 use dylora_tasks::nn::{AdapterInit, Distribution, Objective, Target, Update};
 use dylora_tasks::settings::{Optimizer, Precision, TrainSettings};
 
@@ -94,7 +95,7 @@ pub(crate) struct SettingsArgs {
     /// Only the first N training rows
     #[arg(long, value_name = "N")]
     max_train_rows: Option<usize>,
-    /// f32 or f64 [default: f32]
+    /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32]
     #[arg(long, value_name = "WORD", value_parser = word::<Precision>)]
     precision: Option<Precision>,
 }
@@ -146,21 +147,23 @@ pub(crate) struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Checks that the device can be had; there is only one kind so far.
+    /// Chooses the device for everything that follows.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        let cuda = self
+        let choice: DeviceChoice = self
             .device
-            .strip_prefix("cuda:")
-            .is_some_and(|number| number.parse::<u32>().is_ok());
-        match self.device.as_str() {
-            "auto" | "cpu" => Ok(()),
-            _ if cuda || self.device == "cuda" => Err(Failure::Message(format!(
-                "--device {}: this build has no CUDA backend; use --device cpu",
-                self.device
-            ))),
-            other => Err(Failure::Message(format!("--device {other} is not auto, cpu or cuda:N"))),
-        }
+            .parse()
+            .map_err(|_| Failure::Message(format!("--device {} is not auto, cpu or cuda:N", self.device)))?;
+        device::select(choice, kernel_cache().as_deref())
+            .map_err(|error| Failure::Message(format!("--device {}: {error}", self.device)))
     }
+}
+
+/// Where compiled GPU kernels are kept: in the user's cache directory.
+fn kernel_cache() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_CACHE_HOME")
+        .or_else(|| Some(variable("HOME")?.join(".cache")))
+        .map(|cache| cache.join("dylora").join("kernels"))
 }
 
 /// A path that still means the same when the run is taken up from another directory.

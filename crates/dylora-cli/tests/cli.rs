@@ -172,8 +172,9 @@ fn bad_input_is_one_sentence_and_a_status() -> TestResult {
         (&["--model", "nowhere"], "error: cannot read"),
         (&["--data", "nowhere"], "error: cannot read"),
         (
-            &["--device", "cuda:0"],
-            "error: --device cuda:0: this build has no CUDA backend",
+            // The driver's library, or a device of this number, is what no machine of the tests has.
+            &["--device", "cuda:99"],
+            "error: --device cuda:99: cuda: ",
         ),
         (&["--device", "tpu"], "error: --device tpu is not auto, cpu or cuda:N"),
     ];

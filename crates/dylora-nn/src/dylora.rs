@@ -4,7 +4,7 @@
 //! learn; whatever the rank, the scale is alpha / b, in training and in evaluation.
 
 use dylora_autograd::ops::{self, Lora};
-use dylora_autograd::tensor::Tensor;
+use dylora_autograd::tensor::{Device, Tensor};
 use dylora_autograd::{Parameter, SliceCell, Var};
 
 use crate::ctx::Ctx;
@@ -173,6 +173,10 @@ impl AdaptedLinear {
         for (v, p) in values.iter_mut().zip(adapter.product(rank)?) {
             *v += p;
         }
-        Ok(Tensor::from_vec(base.device(), values, base.shape())?.to_dtype(base.dtype())?)
+        // Rounded on the host, because a GPU holds no f64.
+        let sum = Tensor::from_vec(&Device::cpu(), values, base.shape())?.to_dtype(base.dtype())?;
+        Ok(sum.to_device(base.device())?)?,
+            device => sum.to_device(device)?,
+        })
     }
 }

@@ -79,6 +79,14 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The type of a weight: what learns is f32 where the model computes in bf16, and so are vectors.
+    fn dtype_of(&self, shape: &[usize], trained: bool) -> DType {
+        match self.dtype {
+            DType::Bf16 if trained || shape.len() < 2 => DType::F32,
+            dtype => dtype,
+        }
+    }
+
     /// The top of the model.
     pub(crate) fn root(&self) -> Scope<'_, 'a> {
         Scope {
@@ -179,13 +187,14 @@ impl Scope<'_, '_> {
         trained: bool,
     ) -> Result<Weight> {
         let key = self.key(name);
-        let value = match self.stored(&key, shape, presence)? {
+        let dtype = self.source.dtype_of(shape, trained);
+        let value = match self.stored(&key, shape, presence, dtype)? {
             Some(value) => value,
             // Where a base weight does not fit there will be no model; nothing is allocated for it.
             None if presence == Presence::Required && self.source.checkpoint.is_some() => {
-                Tensor::zeros(&self.source.device, self.source.dtype, &[0])?
+                Tensor::zeros(&self.source.device, dtype, &[0])?
             }
-            None => self.initial(&key, shape, init)?,
+            None => self.initial(&key, shape, init, dtype)?,
         };
         let weight = if trained {
             Weight::Trained(Parameter::new(key.clone(), value, decay)?)
@@ -197,7 +206,7 @@ impl Scope<'_, '_> {
     }
 
     /// The checkpoint's value; a key that does not match is noted.
-    fn stored(&self, key: &str, shape: &[usize], presence: Presence) -> Result<Option<Tensor>> {
+    fn stored(&self, key: &str, shape: &[usize], presence: Presence, dtype: DType) -> Result<Option<Tensor>> {
         let Some(checkpoint) = self.source.checkpoint else {
             return Ok(None);
         };
@@ -220,31 +229,31 @@ impl Scope<'_, '_> {
             return Ok(None);
         }
         checkpoint
-            .tensor(spelling, self.source.dtype, &self.source.device)
+            .tensor(spelling, dtype, &self.source.device)
             .map(Some)
     }
 
-    fn initial(&self, key: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+    fn initial(&self, key: &str, shape: &[usize], init: Init, dtype: DType) -> Result<Tensor> {
         let source = self.source;
-        let constant = |value: f64| self.fill(std::iter::repeat(value), shape);
+        let constant = |value: f64| self.fill(std::iter::repeat(value), shape, dtype);
         match init {
             Init::Zeros => constant(0.0),
             Init::Ones => constant(1.0),
             Init::Normal => {
                 let normal =
                     Normal::new(0.0, source.std).map_err(|e| Error::setting("initializer_range", e.to_string()))?;
-                self.fill(normal.sample_iter(source.head.at(name_hash(key))), shape)
+                self.fill(normal.sample_iter(source.head.at(name_hash(key))), shape, dtype)
             }
         }
     }
 
     /// A tensor of the first values of `values`; they are the same in every precision, up to rounding.
-    fn fill(&self, values: impl Iterator<Item = f64>, shape: &[usize]) -> Result<Tensor> {
+    fn fill(&self, values: impl Iterator<Item = f64>, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let source = self.source;
         let values = values.take(shape.iter().product());
-        Ok(match source.dtype {
+        Ok(match dtype {
             DType::F64 => Tensor::from_vec(&source.device, values.collect::<Vec<f64>>(), shape)?,
-            _ => Tensor::from_vec(&source.device, values.map(|v| v as f32).collect(), shape)?,
+            _ => Tensor::from_vec(&source.device, values.map(|v| v as f32).collect(), shape)?.to_dtype(dtype)?,
         })
     }
 
@@ -260,16 +269,17 @@ impl Scope<'_, '_> {
         let source = self.source;
         let name = self.key("lora_A.weight");
         let rng = source.adapters.at(name_hash(&name));
+        let dtype = source.dtype_of(&[rank, d], true);
         let bound = 1.0 / (d as f64).sqrt();
         let wrong = |e: String| Error::setting("hidden_size", e);
         let a = match init {
             AdapterInit::KaimingUniform => {
                 let uniform = Uniform::new_inclusive(-bound, bound).map_err(|e| wrong(e.to_string()))?;
-                self.fill(uniform.sample_iter(rng), &[rank, d])?
+                self.fill(uniform.sample_iter(rng), &[rank, d], dtype)?
             }
             AdapterInit::Gaussian => {
                 let normal = Normal::new(0.0, bound).map_err(|e| wrong(e.to_string()))?;
-                self.fill(normal.sample_iter(rng), &[rank, d])?
+                self.fill(normal.sample_iter(rng), &[rank, d], dtype)?
             }
         };
         let mask = |axis| GradMask {
@@ -277,7 +287,7 @@ impl Scope<'_, '_> {
             slice: slice.clone(),
         };
         let a = Parameter::new(name, a, true)?.with_mask(mask(0));
-        let zeros = Tensor::zeros(&source.device, source.dtype, &[m, rank])?;
+        let zeros = Tensor::zeros(&source.device, dtype, &[m, rank])?;
         let b = Parameter::new(self.key("lora_B.weight"), zeros, true)?.with_mask(mask(1));
         let mut state = source.state.borrow_mut();
         for parameter in [&a, &b] {

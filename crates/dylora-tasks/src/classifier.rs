@@ -6,6 +6,7 @@ use dylora_nn::autograd::{RankSlice, Tape};
 use dylora_nn::tensor::{DType, Device, Segments, Tensor};
 use dylora_nn::{AdapterSettings, Checkpoint, Ctx, EncoderConfig, Inputs, SequenceClassifier, Targets};
 
+use crate::device;
 use crate::error::{Error, Result};
 use crate::pack::{PackedBatch, pack};
 use crate::prepare::Prepared;
@@ -16,8 +17,9 @@ impl Precision {
     /// The element type of weights and activations.
     pub fn dtype(self) -> DType {
         match self {
-            Precision::F32 => DType::F32,
+            Precision::F32 | Precision::Tf32 => DType::F32,
             Precision::F64 => DType::F64,
+            Precision::Bf16 => DType::Bf16,
         }
     }
 }
@@ -45,8 +47,14 @@ impl Classifier {
         precision: Precision,
         seed: u64,
     ) -> Result<Self> {
-        let device = Device::cpu();
+        let device = device::open(precision)?;
         let dtype = precision.dtype();
+        if precision == Precision::Bf16 && adapter.is_none() {
+            return Err(Error::argument(
+                "--precision",
+                "bf16 needs a frozen base; --method full learns every weight and takes f32 or tf32",
+            ));
+        }
         let checkpoint = source.map(Checkpoint::open).transpose()?;
         let model = SequenceClassifier::new(
             &device,
@@ -81,9 +89,17 @@ impl Classifier {
         self.position_offset
     }
 
-    /// A new tensor of the model's precision for one number.
+    /// The type of losses and scores: f32 where activations are narrower.
+    fn wide(&self) -> DType {
+        match self.dtype {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
+    /// A new tensor for one loss.
     pub(crate) fn scalar(&self) -> Result<Tensor> {
-        Ok(Tensor::zeros(&self.device, self.dtype, &[1])?)
+        Ok(Tensor::zeros(&self.device, self.wide(), &[1])?)
     }
 
     /// A batch on the device.
@@ -124,7 +140,10 @@ impl Classifier {
                 let targets = labels
                     .map(|(index, label)| label.score().ok_or_else(|| wrong(index)))
                     .collect::<Result<Vec<f64>>>()?;
-                let scores = Tensor::from_vec(&self.device, targets, &shape)?.to_dtype(self.dtype)?;
+                let scores = match self.wide() {
+                    DType::F64 => Tensor::from_vec(&self.device, targets, &shape)?,
+                    _ => Tensor::from_vec(&self.device, targets.iter().map(|&t| t as f32).collect(), &shape)?,
+                };
                 Ok(Targets::Scores(scores))
             }
         }

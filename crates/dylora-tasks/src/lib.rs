@@ -43,6 +43,7 @@ pub mod bench;
 pub mod check;
 pub mod checkpoint;
 pub mod classifier;
+pub mod device;
 pub mod error;
 pub mod estimate;
 pub mod evaluate;

@@ -15,8 +15,12 @@ use crate::tabular::Columns;
 pub enum Precision {
     /// 32-bit floats.
     F32,
-    /// 64-bit floats: slower, for comparisons.
+    /// 64-bit floats: slower, for comparisons; on the CPU only.
     F64,
+    /// 32-bit floats whose matrix products round their inputs to 10 bits of mantissa; on a GPU only.
+    Tf32,
+    /// Frozen weights and activations in bfloat16, what learns in f32; on a GPU only.
+    Bf16,
 }
 
 /// Which published form of AdamW moves the weights.
@@ -36,7 +40,12 @@ impl FromStr for Precision {
         match word {
             "f32" => Ok(Precision::F32),
             "f64" => Ok(Precision::F64),
-            _ => Err(Error::argument("--precision", format!("{word:?} is not f32 or f64"))),
+            "tf32" => Ok(Precision::Tf32),
+            "bf16" => Ok(Precision::Bf16),
+            _ => Err(Error::argument(
+                "--precision",
+                format!("{word:?} is not f32, f64, tf32 or bf16"),
+            )),
         }
     }
 }

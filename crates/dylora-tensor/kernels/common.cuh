@@ -1,6 +1,6 @@
 // What every kernel file begins with. No header of the CUDA toolkit is needed: bf16 and mma are inline PTX.
 //
-// A file is compiled twice, with T = float and with T = bf16. Sums are f32 and have a fixed order; nothing is added
+// A file is compiled twice: T is float, or bf16 where NARROW is defined. Sums are f32 and have a fixed order; nothing is added
 // atomically, so equal inputs give equal bytes.
 
 typedef unsigned int u32;
@@ -15,8 +15,10 @@ struct bf16 {
 #define FULL 0xffffffffu
 #define INF __int_as_float(0x7f800000)
 
-#ifndef T
-#define T float
+#ifdef NARROW
+typedef bf16 T;
+#else
+typedef float T;
 #endif
 
 __device__ __forceinline__ float to_f(float x) { return x; }

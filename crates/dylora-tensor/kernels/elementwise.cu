@@ -1,10 +1,10 @@
 // One element by itself: activations, dropout, sums, conversions.
 
-#define FLAT(body)                                                                   \
+#define FLAT(...)                                                                    \
     u64 j = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * 8;                        \
     if (j >= n) return;                                                              \
     int left = (int)(n - j < 8 ? n - j : 8), whole = vec && left == 8;               \
-    body
+    __VA_ARGS__
 
 template <class S>
 __device__ __forceinline__ void take(const S* x, int whole, int left, float v[8]) {
@@ -48,7 +48,6 @@ extern "C" __global__ void gelu_forward(const T* x, T* y, u64 n, int tanh_form, 
     FLAT({
         float v[8];
         take(x + j, whole, left, v);
-#pragma unroll
         for (int i = 0; i < 8; i++) v[i] = gelu(v[i], tanh_form);
         give(y + j, whole, left, v);
     })
@@ -58,7 +57,6 @@ extern "C" __global__ void gelu_backward(const T* x, const T* dy, T* dx, u64 n, 
         float v[8], g[8];
         take(x + j, whole, left, v);
         take(dy + j, whole, left, g);
-#pragma unroll
         for (int i = 0; i < 8; i++) g[i] *= gelu_slope(v[i], tanh_form);
         give(dx + j, whole, left, g);
     })
@@ -67,7 +65,6 @@ extern "C" __global__ void tanh_forward(const T* x, T* y, u64 n, int vec) {
     FLAT({
         float v[8];
         take(x + j, whole, left, v);
-#pragma unroll
         for (int i = 0; i < 8; i++) v[i] = tanhf(v[i]);
         give(y + j, whole, left, v);
     })
@@ -77,7 +74,6 @@ extern "C" __global__ void tanh_backward(const T* y, const T* dy, T* dx, u64 n, 
         float v[8], g[8];
         take(y + j, whole, left, v);
         take(dy + j, whole, left, g);
-#pragma unroll
         for (int i = 0; i < 8; i++) g[i] *= 1.f - v[i] * v[i];
         give(dx + j, whole, left, g);
     })
@@ -88,7 +84,6 @@ extern "C" __global__ void add(const T* x, const T* y, T* z, u64 n, int vec) {
         float v[8], w[8];
         take(x + j, whole, left, v);
         take(y + j, whole, left, w);
-#pragma unroll
         for (int i = 0; i < 8; i++) v[i] += w[i];
         give(z + j, whole, left, v);
     })
@@ -99,7 +94,6 @@ extern "C" __global__ void add_to_f32(const T* x, float* z, u64 n, int vec) {
         float v[8], w[8];
         take(x + j, whole, left, v);
         take(z + j, whole, left, w);
-#pragma unroll
         for (int i = 0; i < 8; i++) v[i] += w[i];
         give(z + j, whole, left, v);
     })
@@ -109,7 +103,6 @@ extern "C" __global__ void scale_by(const T* x, const float* factor, T* y, u64 n
     FLAT({
         float v[8], f = *factor;
         take(x + j, whole, left, v);
-#pragma unroll
         for (int i = 0; i < 8; i++) v[i] *= f;
         give(y + j, whole, left, v);
     })

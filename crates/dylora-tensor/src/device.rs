@@ -36,6 +36,19 @@ impl Device {
         Cuda::new(ordinal, cache).map(Device::Cuda)
     }
 
+    /// The number of CUDA devices; 0 where there is no NVIDIA driver.
+    pub fn count_cuda() -> usize {
+        Cuda::count()
+    }
+
+    /// Whether a CUDA device could be made, without making one.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`] where a library or the device is missing.
+    pub fn probe_cuda(ordinal: usize) -> Result<()> {
+        Cuda::probe(ordinal).map(drop)
+    }
+
     /// A name for records: the kind of device and its number of threads, or the GPU.
     pub fn describe(&self) -> String {
         match self {

@@ -9,8 +9,10 @@ use dylora_nn::{
 use super::PretrainSettings;
 use super::mask::{Hidden, Masking};
 use crate::classifier::inputs;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::pack::PackedBatch;
+use crate::settings::Precision;
 use crate::trainer::check_finite;
 
 /// What one step did.
@@ -46,7 +48,7 @@ impl MaskedTrainer {
     /// # Errors
     /// If the settings are not usable.
     pub fn new(settings: &PretrainSettings, config: &EncoderConfig) -> Result<Self> {
-        let device = Device::cpu();
+        let device = device::open(Precision::F32)?;
         let model = MaskedLanguageModel::new(&device, DType::F32, config, None, settings.seed)?;
         let optimizer = AdamW::new(
             &model.parameters(),

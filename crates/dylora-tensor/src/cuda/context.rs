@@ -65,14 +65,18 @@ fn missing(library: &str, what: &str) -> Error {
 }
 
 impl Cuda {
-    /// The device with this number.
-    ///
-    /// # Errors
-    /// One sentence about the library that is missing (driver, NVRTC, cuBLAS), the number that no device has, or what the
-    /// driver says.
-    pub fn new(ordinal: usize, cache: Option<&dyn KernelCache>) -> Result<Self> {
+    /// The number of devices; 0 where there is no driver.
+    pub(crate) fn count() -> usize {
+        // SAFETY: this only tries to open the driver's library; without it no function of it may be called.
+        if !unsafe { sys::is_culib_present() } || driver::init().is_err() {
+            return 0;
+        }
+        driver::device::get_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Looks for the libraries and the device; gives the device's number as the driver takes it.
+    pub(crate) fn probe(ordinal: usize) -> Result<i32> {
         const OP: &str = "cuda";
-        let fail = |e| driver_error(OP, e);
         // SAFETY: these only try to open the libraries, whose initialisers are NVIDIA's. They must come before any call
         // into a library, because a call into one that is absent panics.
         unsafe {
@@ -86,15 +90,24 @@ impl Cuda {
                 return Err(missing("libcublas.so", "cuBLAS of the CUDA toolkit"));
             }
         }
-        driver::init().map_err(fail)?;
-        let count = driver::device::get_count().map_err(fail)?;
+        driver::init().map_err(|e| driver_error(OP, e))?;
+        let count = driver::device::get_count().map_err(|e| driver_error(OP, e))?;
         let number = i32::try_from(ordinal).ok().filter(|number| *number < count);
-        let Some(number) = number else {
-            return Err(Error::Cuda {
-                op: OP,
-                message: format!("there is no device {ordinal}; the driver reports {count}"),
-            });
-        };
+        number.ok_or_else(|| Error::Cuda {
+            op: OP,
+            message: format!("there is no device {ordinal}; the driver reports {count}"),
+        })
+    }
+
+    /// The device with this number.
+    ///
+    /// # Errors
+    /// One sentence about the library that is missing (driver, NVRTC, cuBLAS), the number that no device has, or what the
+    /// driver says.
+    pub fn new(ordinal: usize, cache: Option<&dyn KernelCache>) -> Result<Self> {
+        const OP: &str = "cuda";
+        let fail = |e| driver_error(OP, e);
+        let number = Self::probe(ordinal)?;
         let device = driver::device::get(number).map_err(fail)?;
         let name = driver::device::get_name(device).map_err(fail)?;
         // SAFETY: the device exists.

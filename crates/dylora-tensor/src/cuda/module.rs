@@ -80,11 +80,10 @@ impl Source {
         let mut options = vec![
             format!("--gpu-architecture={architecture}"),
             "--std=c++17".to_owned(),
-            match kind {
-                Kind::F32 => "-DT=float".to_owned(),
-                Kind::Bf16 => "-DT=bf16".to_owned(),
-            },
         ];
+        if kind == Kind::Bf16 {
+            options.push("-DNARROW".to_owned());
+        }
         if self == Source::Optim {
             options.push("--fmad=false".to_owned());
         }
