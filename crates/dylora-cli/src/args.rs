@@ -160,7 +160,11 @@ impl DeviceArgs {
 
 /// Where compiled GPU kernels are kept: in the user's cache directory.
 fn kernel_cache() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     variable("XDG_CACHE_HOME")
         .or_else(|| Some(variable("HOME")?.join(".cache")))
         .map(|cache| cache.join("dylora").join("kernels"))

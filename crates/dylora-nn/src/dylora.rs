@@ -175,8 +175,6 @@ impl AdaptedLinear {
         }
         // Rounded on the host, because a GPU holds no f64.
         let sum = Tensor::from_vec(&Device::cpu(), values, base.shape())?.to_dtype(base.dtype())?;
-        Ok(sum.to_device(base.device())?)?,
-            device => sum.to_device(device)?,
-        })
+        Ok(sum.to_device(base.device())?)
     }
 }

@@ -228,9 +228,7 @@ impl Scope<'_, '_> {
             }
             return Ok(None);
         }
-        checkpoint
-            .tensor(spelling, dtype, &self.source.device)
-            .map(Some)
+        checkpoint.tensor(spelling, dtype, &self.source.device).map(Some)
     }
 
     fn initial(&self, key: &str, shape: &[usize], init: Init, dtype: DType) -> Result<Tensor> {

@@ -31,7 +31,10 @@ impl FromStr for DeviceChoice {
             ("cpu", _) => Ok(DeviceChoice::Cpu),
             ("cuda", _) => Ok(DeviceChoice::Cuda(0)),
             (_, Some(number)) => Ok(DeviceChoice::Cuda(number)),
-            _ => Err(Error::argument("--device", format!("{word:?} is not auto, cpu or cuda:N"))),
+            _ => Err(Error::argument(
+                "--device",
+                format!("{word:?} is not auto, cpu or cuda:N"),
+            )),
         }
     }
 }
@@ -89,7 +92,10 @@ pub(crate) fn open(precision: Precision) -> Result<Device> {
         };
     };
     if precision == Precision::F64 {
-        return Err(Error::argument("--precision", "f64 is computed on the CPU only; use --device cpu"));
+        return Err(Error::argument(
+            "--precision",
+            "f64 is computed on the CPU only; use --device cpu",
+        ));
     }
     let cache = kernels.map(|dir| Kernels { dir });
     let device = Device::cuda(number, cache.as_ref().map(|cache| cache as &dyn KernelCache))?;

@@ -82,7 +82,12 @@ impl<'a> Make<'a> {
     /// Tolerance for sums of k terms; `rounds` is how often a bf16 value was rounded on the way.
     fn tolerance(&self, k: usize, rounds: f64) -> f64 {
         let single = (4.0 + (k as f64).sqrt()) * 2f64.powi(-23);
-        single + if self.dtype == DType::Bf16 { rounds * 2f64.powi(-9) } else { 0.0 }
+        single
+            + if self.dtype == DType::Bf16 {
+                rounds * 2f64.powi(-9)
+            } else {
+                0.0
+            }
     }
 }
 
@@ -95,7 +100,13 @@ fn norm(values: &[f64]) -> f64 {
 fn close_to(what: &str, gpu: &Tensor, cpu: &Tensor, tolerance: f64, floor: f64) {
     let got = gpu.to_f64_vec().expect("a tensor to read");
     let want = cpu.to_f64_vec().expect("a tensor to read");
-    assert_eq!(got.len(), want.len(), "{what}: {:?} against {:?}", gpu.shape(), cpu.shape());
+    assert_eq!(
+        got.len(),
+        want.len(),
+        "{what}: {:?} against {:?}",
+        gpu.shape(),
+        cpu.shape()
+    );
     let off: Vec<f64> = got.iter().zip(&want).map(|(g, w)| g - w).collect();
     let (error, size) = (norm(&off), norm(&want).max(floor));
     assert!(
@@ -122,7 +133,9 @@ fn close_if_some(what: &str, gpu: &Option<Tensor>, cpu: &Option<Tensor>, toleran
 
 fn dropout(site: usize) -> Option<Dropout> {
     let mut draws = Stream::new(3, Purpose::Dropout).draws(5);
-    (0..site).for_each(|_| drop(draws.next()));
+    for _ in 0..site {
+        draws.next();
+    }
     Dropout::new(0.1, draws.next()).expect("a probability")
 }
 
@@ -136,7 +149,16 @@ fn on_both_types(test: impl Fn(&mut Make<'_>) -> Result<()>) -> Result<()> {
 #[test]
 fn elementwise_operations() -> Result<()> {
     on_both_types(|make| {
-        for shape in [[1, 1], [3, 7], [37, 64], [65, 100], [5, 768], [130, 257], [9, 1024], [2, 3072]] {
+        for shape in [
+            [1, 1],
+            [3, 7],
+            [37, 64],
+            [65, 100],
+            [5, 768],
+            [130, 257],
+            [9, 1024],
+            [2, 3072],
+        ] {
             let (x, y) = (make.activations(&shape)?, make.activations(&shape)?);
             let tol = make.tolerance(16, 1.0);
             for kind in [Gelu::Erf, Gelu::Tanh] {
@@ -155,7 +177,12 @@ fn elementwise_operations() -> Result<()> {
             let gpu = ops::scale_by(&x.gpu, &factor.gpu)?;
             close("scale_by", &gpu, &ops::scale_by(&x.cpu, &factor.cpu)?, tol);
             let drop = dropout(2).ok_or(Error::invalid("test", "no dropout"))?;
-            close("dropout", &ops::dropout(&x.gpu, drop)?, &ops::dropout(&x.cpu, drop)?, tol);
+            close(
+                "dropout",
+                &ops::dropout(&x.gpu, drop)?,
+                &ops::dropout(&x.cpu, drop)?,
+                tol,
+            );
             ops::zero_many(&[&z.gpu])?;
             assert!(z.gpu.to_f64_vec()?.iter().all(|v| *v == 0.0));
         }
@@ -197,7 +224,16 @@ fn linear_layers() -> Result<()> {
 #[test]
 fn layer_normalisation() -> Result<()> {
     on_both_types(|make| {
-        for [n, d] in [[1, 8], [3, 7], [37, 32], [65, 100], [5, 768], [9, 1024], [3, 1100], [70, 384]] {
+        for [n, d] in [
+            [1, 8],
+            [3, 7],
+            [37, 32],
+            [65, 100],
+            [5, 768],
+            [9, 1024],
+            [3, 1100],
+            [70, 384],
+        ] {
             for (residual, drop) in [(false, None), (true, None), (false, dropout(1)), (true, dropout(1))] {
                 norm_case(make, [n, d], residual, drop)?;
             }
@@ -208,7 +244,11 @@ fn layer_normalisation() -> Result<()> {
 
 fn norm_case(make: &mut Make<'_>, shape: [usize; 2], residual: bool, drop: Option<Dropout>) -> Result<()> {
     let [n, d] = shape;
-    let (x, r, dy) = (make.activations(&shape)?, make.activations(&shape)?, make.activations(&shape)?);
+    let (x, r, dy) = (
+        make.activations(&shape)?,
+        make.activations(&shape)?,
+        make.activations(&shape)?,
+    );
     let (gamma, beta) = (make.weights(&[d])?, make.weights(&[d])?);
     let (dgamma, dbeta) = (make.weights(&[d])?, make.weights(&[d])?);
     let tol = make.tolerance(d, 3.0);
@@ -305,7 +345,8 @@ fn attention_case(
     let (n, tokens, width) = (asking.iter().sum(), lengths.iter().sum(), num_heads * dim);
     let (q, dout) = (make.activations(&[n, width])?, make.activations(&[n, width])?);
     let (k, v) = (make.activations(&[tokens, width])?, make.activations(&[tokens, width])?);
-    let sequences = |device: &Device| -> Result<_> { Ok((Segments::new(device, &asking)?, Segments::new(device, lengths)?)) };
+    let sequences =
+        |device: &Device| -> Result<_> { Ok((Segments::new(device, &asking)?, Segments::new(device, lengths)?)) };
     let (gpu_segments, cpu_segments) = (sequences(make.gpu)?, sequences(&make.cpu)?);
     let settings = |(queries, keys)| Attention {
         queries,
@@ -319,7 +360,10 @@ fn attention_case(
     let on_cpu = settings((&cpu_segments.0, &cpu_segments.1));
     let (go, gl) = ops::attention(&q.gpu, &k.gpu, &v.gpu, &on_gpu)?;
     let (co, cl) = ops::attention(&q.cpu, &k.cpu, &v.cpu, &on_cpu)?;
-    let what = format!("{num_heads} x {dim}, {asking:?} of {lengths:?}, causal {causal}, {}", dropout.is_some());
+    let what = format!(
+        "{num_heads} x {dim}, {asking:?} of {lengths:?}, causal {causal}, {}",
+        dropout.is_some()
+    );
     // Scores reach about 3: an error of a score is one of the same size in its probability.
     let tol = 4.0 * make.tolerance(tokens + dim, 1.0);
     close(&format!("attention {what}"), &go, &co, tol);
@@ -328,7 +372,9 @@ fn attention_case(
     let gpu = ops::attention_gradient(&dout.gpu, &at(&q.gpu, &k.gpu, &v.gpu, &go, &gl), &on_gpu, [true; 3])?;
     let cpu = ops::attention_gradient(&dout.cpu, &at(&q.cpu, &k.cpu, &v.cpu, &co, &cl), &on_cpu, [true; 3])?;
     // One key leaves nothing to learn for queries and keys: their errors are held against the size of dv.
-    let floor = cpu[2].as_ref().map_or(Ok(0.0), |dv| dv.to_f64_vec().map(|dv| norm(&dv)))?;
+    let floor = cpu[2]
+        .as_ref()
+        .map_or(Ok(0.0), |dv| dv.to_f64_vec().map(|dv| norm(&dv)))?;
     for ((name, gpu), cpu) in ["dq", "dk", "dv"].iter().zip(&gpu).zip(&cpu) {
         let (Some(gpu), Some(cpu)) = (gpu, cpu) else {
             return Err(Error::invalid("test", "a gradient is missing"));
@@ -341,7 +387,13 @@ fn attention_case(
 #[test]
 fn low_rank_paths() -> Result<()> {
     on_both_types(|make| {
-        for [n, d, m, r] in [[1, 1, 1, 1], [5, 7, 3, 2], [33, 64, 65, 8], [100, 768, 96, 8], [70, 300, 256, 11]] {
+        for [n, d, m, r] in [
+            [1usize, 1, 1, 1],
+            [5, 7, 3, 2],
+            [33, 64, 65, 8],
+            [100, 768, 96, 8],
+            [70, 300, 256, 11],
+        ] {
             for b in [1, r.div_ceil(2), r] {
                 for (with_base, write) in [(true, 0..b), (true, b - 1..b), (false, 0..b)] {
                     low_rank_case(make, [n, d, m, r], b, with_base, write)?;
@@ -483,7 +535,10 @@ fn optimizer() -> Result<()> {
             };
             twins.push([tensor(false)?, tensor(false)?, tensor(false)?, tensor(true)?]);
         }
-        let clips = (Tensor::zeros(gpu, DType::F32, &[2])?, Tensor::zeros(&cpu, DType::F32, &[2])?);
+        let clips = (
+            Tensor::zeros(gpu, DType::F32, &[2])?,
+            Tensor::zeros(&cpu, DType::F32, &[2])?,
+        );
         let gradients: (Vec<&Tensor>, Vec<&Tensor>) = twins.iter().map(|t| (&t[1].0, &t[1].1)).unzip();
         ops::clip_factor(&gradients.0, Some(1.0), &clips.0)?;
         ops::clip_factor(&gradients.1, Some(1.0), &clips.1)?;
@@ -495,7 +550,11 @@ fn optimizer() -> Result<()> {
         }
         for (i, twin) in twins.iter().enumerate() {
             for (j, (gpu, cpu)) in twin.iter().enumerate() {
-                assert_eq!(gpu.to_vec::<f32>()?, cpu.to_vec::<f32>()?, "{form:?}, parameter {i}, tensor {j}");
+                assert_eq!(
+                    gpu.to_vec::<f32>()?,
+                    cpu.to_vec::<f32>()?,
+                    "{form:?}, parameter {i}, tensor {j}"
+                );
             }
         }
     }

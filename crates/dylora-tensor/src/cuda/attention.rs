@@ -88,9 +88,16 @@ pub(crate) fn attention(
     let pointer = |t: &Tensor| t.cuda_pointer(OP, cuda, dtype);
     let (qp, kp, vp, op) = (pointer(q)?, pointer(k)?, pointer(v)?, pointer(&out)?);
     let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
-    let (sizes, drop) = (sizes(OP, cuda, settings, q.width())?, Drop::new(settings.dropout.as_ref()));
+    let (sizes, drop) = (
+        sizes(OP, cuda, settings, q.width())?,
+        Drop::new(settings.dropout.as_ref()),
+    );
     let kernel = (form.source, kind(OP, dtype)?, form.forward);
-    let grid = (settings.queries.longest().div_ceil(form.rows), heads, settings.queries.count());
+    let grid = (
+        settings.queries.longest().div_ceil(form.rows),
+        heads,
+        settings.queries.count(),
+    );
     // SAFETY: parameters as in attention.cu and attention_mma.cu; offsets were made from lengths that sum to the rows.
     unsafe { launch!(cuda, kernel, grid, 128, form.shared, qp, kp, vp, op, lp, sizes, drop)? };
     Ok((out, lse))
@@ -124,19 +131,62 @@ pub(crate) fn attention_gradient(
     unsafe {
         let kernel = (Source::Attention, kind, "attention_delta");
         let grid = ((n * heads).div_ceil(8), 1, 1);
-        launch!(cuda, kernel, grid, 256, 0, dp, op, ep, int(OP, n)?, sizes.heads, sizes.dim)?;
+        launch!(
+            cuda,
+            kernel,
+            grid,
+            256,
+            0,
+            dp,
+            op,
+            ep,
+            int(OP, n)?,
+            sizes.heads,
+            sizes.dim
+        )?;
         if let Some(dq) = &gradients[0] {
             let grid = (settings.queries.longest().div_ceil(form.rows), heads, count);
             let to = pointer(dq)?;
             let kernel = (form.source, kind, form.dq);
-            launch!(cuda, kernel, grid, 128, form.shared, qp, kp, vp, dp, lp, ep, to, sizes, drop)?;
+            launch!(
+                cuda,
+                kernel,
+                grid,
+                128,
+                form.shared,
+                qp,
+                kp,
+                vp,
+                dp,
+                lp,
+                ep,
+                to,
+                sizes,
+                drop
+            )?;
         }
         if want[1] || want[2] {
             let dk = optional(OP, cuda, gradients[1].as_ref(), dtype)?;
             let dv = optional(OP, cuda, gradients[2].as_ref(), dtype)?;
             let grid = (settings.keys.longest().div_ceil(form.rows), heads, count);
             let kernel = (form.source, kind, form.dkv);
-            launch!(cuda, kernel, grid, 128, form.shared, qp, kp, vp, dp, lp, ep, dk, dv, sizes, drop)?;
+            launch!(
+                cuda,
+                kernel,
+                grid,
+                128,
+                form.shared,
+                qp,
+                kp,
+                vp,
+                dp,
+                lp,
+                ep,
+                dk,
+                dv,
+                sizes,
+                drop
+            )?;
         }
     }
     Ok(gradients)

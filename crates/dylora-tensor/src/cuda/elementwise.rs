@@ -54,7 +54,11 @@ fn binary(
     let z = Tensor::on_cuda(op, cuda, x.dtype(), x.shape())?;
     let pointer = |t: &Tensor| t.cuda_pointer(op, cuda, x.dtype());
     let (xp, yp, zp) = (pointer(x)?, pointer(y)?, pointer(&z)?);
-    let (kernel, n, vec) = ((Source::Elementwise, kind, name), x.len() as u64, aligned(&[xp, yp, zp]));
+    let (kernel, n, vec) = (
+        (Source::Elementwise, kind, name),
+        x.len() as u64,
+        aligned(&[xp, yp, zp]),
+    );
     // SAFETY: parameters as in elementwise.cu; all three tensors have n elements.
     unsafe {
         match choice {
@@ -120,7 +124,11 @@ pub(crate) fn scale_by(cuda: &Cuda, x: &Tensor, factor: &Tensor) -> Result<Tenso
     let xp = x.cuda_pointer(OP, cuda, x.dtype())?;
     let fp = factor.cuda_pointer(OP, cuda, DType::F32)?;
     let yp = y.cuda_pointer(OP, cuda, x.dtype())?;
-    let (kernel, n, vec) = ((Source::Elementwise, kind, "scale_by"), x.len() as u64, aligned(&[xp, yp]));
+    let (kernel, n, vec) = (
+        (Source::Elementwise, kind, "scale_by"),
+        x.len() as u64,
+        aligned(&[xp, yp]),
+    );
     // SAFETY: parameters as in elementwise.cu.
     unsafe { launch!(cuda, kernel, flat(x.len()), 256, 0, xp, fp, yp, n, vec)? };
     Ok(y)
@@ -141,7 +149,11 @@ pub(crate) fn convert(cuda: &Cuda, x: &Tensor, dtype: DType) -> Result<Tensor> {
     };
     let y = Tensor::on_cuda(OP, cuda, dtype, x.shape())?;
     let (xp, yp) = (x.cuda_pointer(OP, cuda, x.dtype())?, y.cuda_pointer(OP, cuda, dtype)?);
-    let (kernel, n, vec) = ((Source::Elementwise, Kind::Bf16, name), x.len() as u64, aligned(&[xp, yp]));
+    let (kernel, n, vec) = (
+        (Source::Elementwise, Kind::Bf16, name),
+        x.len() as u64,
+        aligned(&[xp, yp]),
+    );
     // SAFETY: parameters as in elementwise.cu; both tensors have n elements.
     unsafe { launch!(cuda, kernel, flat(x.len()), 256, 0, xp, yp, n, vec)? };
     Ok(y)
@@ -151,7 +163,10 @@ pub(crate) fn dropout(cuda: &Cuda, x: &Tensor, dropout: &Dropout) -> Result<Tens
     const OP: &str = "dropout";
     let kind = kind(OP, x.dtype())?;
     let y = Tensor::on_cuda(OP, cuda, x.dtype(), x.shape())?;
-    let (xp, yp) = (x.cuda_pointer(OP, cuda, x.dtype())?, y.cuda_pointer(OP, cuda, x.dtype())?);
+    let (xp, yp) = (
+        x.cuda_pointer(OP, cuda, x.dtype())?,
+        y.cuda_pointer(OP, cuda, x.dtype())?,
+    );
     let (n, d) = (x.num_rows(), x.width());
     let (drop, vec) = (Drop::new(Some(dropout)), vector(d, &[xp, yp]));
     let kernel = (Source::Elementwise, kind, "dropout");
@@ -164,7 +179,10 @@ pub(crate) fn dropout(cuda: &Cuda, x: &Tensor, dropout: &Dropout) -> Result<Tens
 /// y += bias for every row.
 fn bias_add(op: &'static str, cuda: &Cuda, y: &Tensor, bias: &Tensor) -> Result<()> {
     let kind = kind(op, y.dtype())?;
-    let (yp, bp) = (y.cuda_pointer(op, cuda, y.dtype())?, bias.cuda_pointer(op, cuda, DType::F32)?);
+    let (yp, bp) = (
+        y.cuda_pointer(op, cuda, y.dtype())?,
+        bias.cuda_pointer(op, cuda, DType::F32)?,
+    );
     let (n, d) = (y.num_rows(), y.width());
     let kernel = (Source::Elementwise, kind, "bias_add");
     let (rows, columns, vec) = (int(op, n)?, int(op, d)?, vector(d, &[yp, bp]));
@@ -214,7 +232,22 @@ pub(super) fn column_sums(
     unsafe {
         let kernel = (Source::Elementwise, kind, "column_partial");
         let grid = (d.div_ceil(256), chunks, 1);
-        launch!(cuda, kernel, grid, 256, 0, dyp, sp, mean, rstd, part, height, width, int(op, rows)?, vec)?;
+        launch!(
+            cuda,
+            kernel,
+            grid,
+            256,
+            0,
+            dyp,
+            sp,
+            mean,
+            rstd,
+            part,
+            height,
+            width,
+            int(op, rows)?,
+            vec
+        )?;
         let kernel = (Source::Elementwise, kind, "column_finish");
         let grid = (d.div_ceil(256), 1, 1);
         launch!(cuda, kernel, grid, 256, 0, part, plain, along, int(op, chunks)?, width)
@@ -234,7 +267,13 @@ pub(super) fn operand(op: &'static str, cuda: &Cuda, x: &Tensor, transposed: boo
 }
 
 /// y = x Wᵀ + bias; a weight of another type than x is rounded to it.
-pub(crate) fn linear(cuda: &Cuda, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, shape: &[usize]) -> Result<Tensor> {
+pub(crate) fn linear(
+    cuda: &Cuda,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    shape: &[usize],
+) -> Result<Tensor> {
     const OP: &str = "linear";
     let weight = cast(cuda, weight, x.dtype())?;
     let y = Tensor::on_cuda(OP, cuda, x.dtype(), shape)?;

@@ -98,11 +98,13 @@ impl Heaps {
         match unsafe { driver::malloc_sync(size) } {
             Ok(pointer) => Ok(block(pointer, size)),
             Err(error) => match driver::mem_get_info() {
-                Ok((available, total)) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(Error::OutOfMemory {
-                    wanted: size,
-                    free: available,
-                    total,
-                }),
+                Ok((available, total)) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                    Err(Error::OutOfMemory {
+                        wanted: size,
+                        free: available,
+                        total,
+                    })
+                }
                 _ => Err(driver_error("malloc", error)),
             },
         }

@@ -51,7 +51,11 @@ fn dot(op: &'static str, cuda: &Cuda, x: &Tensor, factor: &Factor<'_>, scale: f6
     let (scale, vec) = (scale as f32, vector(d, &[xp]));
     let grid = (n.div_ceil(32), 1, 1);
     // SAFETY: parameters as in lora.cu; x is [n, d], the factor has r ranks and d columns, out is [n, r].
-    unsafe { launch!(cuda, kernel, grid, 256, 0, xp, wp, at, height, width, r, b, ks, js, scale, vec)? };
+    unsafe {
+        launch!(
+            cuda, kernel, grid, 256, 0, xp, wp, at, height, width, r, b, ks, js, scale, vec
+        )?
+    };
     Ok(out)
 }
 
@@ -118,11 +122,27 @@ fn reduce(
     unsafe {
         let kernel = (Source::Lora, kind, "lora_reduce");
         let grid = (d.div_ceil(256), chunks, 1);
-        launch!(cuda, kernel, grid, 256, 0, hp, xp, part, height, width, ranks, int(op, rows)?, vec)?;
+        launch!(
+            cuda,
+            kernel,
+            grid,
+            256,
+            0,
+            hp,
+            xp,
+            part,
+            height,
+            width,
+            ranks,
+            int(op, rows)?,
+            vec
+        )?;
         let kernel = (Source::Lora, kind, "lora_finish");
         let grid = (d.div_ceil(256), r, 1);
         let (chunks, scale) = (int(op, chunks)?, scale as f32);
-        launch!(cuda, kernel, grid, 256, 0, part, gp, chunks, ranks, width, first, last, ks, js, scale)
+        launch!(
+            cuda, kernel, grid, 256, 0, part, gp, chunks, ranks, width, first, last, ks, js, scale
+        )
     }
 }
 

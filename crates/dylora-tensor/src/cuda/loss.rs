@@ -36,7 +36,10 @@ pub(crate) fn cross_entropy(
     let lp = logits.cuda_pointer(OP, cuda, dtype)?;
     let tp = targets.cuda_pointer(OP, cuda, DType::I32)?;
     let gp = super::optional(OP, cuda, dlogits.as_ref(), dtype)?;
-    let (rp, sp) = (rows.cuda_pointer(OP, cuda, DType::F32)?, total.cuda_pointer(OP, cuda, DType::F32)?);
+    let (rp, sp) = (
+        rows.cuda_pointer(OP, cuda, DType::F32)?,
+        total.cuda_pointer(OP, cuda, DType::F32)?,
+    );
     let (has, ignore) = (i32::from(settings.ignore.is_some()), settings.ignore.unwrap_or(0));
     let (smoothing, weight) = (settings.smoothing as f32, settings.weight as f32);
     let (classes, count) = (int(OP, c)?, int(OP, n)?);
@@ -45,7 +48,20 @@ pub(crate) fn cross_entropy(
     unsafe {
         let kernel = (Source::Loss, kind, "cross_entropy");
         launch!(
-            cuda, kernel, (n, 1, 1), threads, 0, lp, tp, rp, gp, classes, has, ignore, smoothing, weight
+            cuda,
+            kernel,
+            (n, 1, 1),
+            threads,
+            0,
+            lp,
+            tp,
+            rp,
+            gp,
+            classes,
+            has,
+            ignore,
+            smoothing,
+            weight
         )?;
         launch!(cuda, (Source::Loss, kind, "sum_all"), (1, 1, 1), 256, 0, rp, sp, count)?;
     }

@@ -10,8 +10,8 @@ mod context;
 mod elementwise;
 mod gemm;
 mod heap;
-mod loss;
 mod lora;
+mod loss;
 mod module;
 mod norm;
 mod optim;
@@ -24,8 +24,8 @@ pub(crate) use elementwise::{
     linear_weight_gradient, scale_by, tanh, tanh_gradient,
 };
 pub(crate) use heap::Block;
-pub(crate) use loss::{cross_entropy, mse};
 pub(crate) use lora::{lora_linear, lora_linear_gradient};
+pub(crate) use loss::{cross_entropy, mse};
 pub use module::KernelCache;
 pub(crate) use norm::{layer_norm, layer_norm_gradient};
 pub(crate) use optim::{adamw, clip_factor, zero_many};

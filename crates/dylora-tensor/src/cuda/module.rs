@@ -77,10 +77,7 @@ impl Source {
     }
 
     fn options(self, kind: Kind, architecture: &str) -> Vec<String> {
-        let mut options = vec![
-            format!("--gpu-architecture={architecture}"),
-            "--std=c++17".to_owned(),
-        ];
+        let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
         if kind == Kind::Bf16 {
             options.push("-DNARROW".to_owned());
         }
@@ -123,7 +120,11 @@ fn compile(source: Source, kind: Kind, architecture: &str) -> Result<Vec<u8>> {
             }
             Err(error) => {
                 let log = nvrtc::get_program_log(program).unwrap_or_default();
-                let log: String = log.iter().map(|&c| char::from(c as u8)).filter(|&c| c != '\0').collect();
+                let log: String = log
+                    .iter()
+                    .map(|&c| char::from(c as u8))
+                    .filter(|&c| c != '\0')
+                    .collect();
                 Err(failed(format!("{source:?} for {architecture}: {error:?}: {log}")))
             }
         }
@@ -234,7 +235,10 @@ mod tests {
     #[test]
     fn every_file_has_its_kinds() {
         for source in Source::ALL {
-            assert!(!source.kinds().is_empty() && source.text().contains("__global__"), "{source:?}");
+            assert!(
+                !source.kinds().is_empty() && source.text().contains("__global__"),
+                "{source:?}"
+            );
         }
     }
 }

@@ -41,7 +41,10 @@ pub(crate) fn layer_norm(
     let sum = if plain { None } else { Some(new(dtype, x.shape())?) };
     let (y, mean, rstd) = (new(dtype, x.shape())?, new(DType::F32, &[n])?, new(DType::F32, &[n])?);
     let (xp, yp) = (x.cuda_pointer(OP, cuda, dtype)?, y.cuda_pointer(OP, cuda, dtype)?);
-    let (rp, sp) = (optional(OP, cuda, residual, dtype)?, optional(OP, cuda, sum.as_ref(), dtype)?);
+    let (rp, sp) = (
+        optional(OP, cuda, residual, dtype)?,
+        optional(OP, cuda, sum.as_ref(), dtype)?,
+    );
     let f32s = |t: &Tensor| t.cuda_pointer(OP, cuda, DType::F32);
     let (gp, bp, mp, tp) = (f32s(gamma)?, f32s(beta)?, f32s(&mean)?, f32s(&rstd)?);
     let kernel = (Source::Norm, kind, kernels(OP, d)?.0);
@@ -50,7 +53,24 @@ pub(crate) fn layer_norm(
     // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma and beta [d], mean and rstd [n].
     unsafe {
         launch!(
-            cuda, kernel, by_row(n), 256, 0, xp, rp, gp, bp, eps, drop, sp, yp, mp, tp, rows, columns, vec
+            cuda,
+            kernel,
+            by_row(n),
+            256,
+            0,
+            xp,
+            rp,
+            gp,
+            bp,
+            eps,
+            drop,
+            sp,
+            yp,
+            mp,
+            tp,
+            rows,
+            columns,
+            vec
         )?;
     }
     Ok(Normalised {
@@ -78,11 +98,7 @@ pub(crate) fn layer_norm_gradient(
     if into.dgamma.is_some() || into.dbeta.is_some() {
         column_sums(OP, cuda, dy, Some([sum, mean, rstd]), into.dbeta, into.dgamma)?;
     }
-    let new = |wanted: bool| {
-        wanted
-            .then(|| Tensor::on_cuda(OP, cuda, dtype, dy.shape()))
-            .transpose()
-    };
+    let new = |wanted: bool| wanted.then(|| Tensor::on_cuda(OP, cuda, dtype, dy.shape())).transpose();
     // Without dropout both gradients are the gradient of the sum.
     let dresidual = new(into.residual || (into.x && dropout.is_none()))?;
     let dx = new(into.x && dropout.is_some())?;
@@ -99,7 +115,24 @@ pub(crate) fn layer_norm_gradient(
         let (rows, columns) = (int(OP, n)?, int(OP, d)?);
         // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma [d], mean and rstd [n].
         unsafe {
-            launch!(cuda, kernel, by_row(n), 256, 0, dyp, sp, mp, tp, gp, drop, rp, xp, rows, columns, vec)?;
+            launch!(
+                cuda,
+                kernel,
+                by_row(n),
+                256,
+                0,
+                dyp,
+                sp,
+                mp,
+                tp,
+                gp,
+                drop,
+                rp,
+                xp,
+                rows,
+                columns,
+                vec
+            )?;
         }
     }
     let dx = if into.x { dx.or_else(|| dresidual.clone()) } else { None };

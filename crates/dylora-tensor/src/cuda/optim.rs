@@ -58,7 +58,18 @@ pub(crate) fn clip_factor(cuda: &Cuda, gradients: &[&Tensor], max_norm: Option<f
         let spans = Spans::new(OP, cuda, part)?;
         let first = int(OP, index * MANY)?;
         // SAFETY: parameters as in optim.cu; there is one f64 for each block of each tensor.
-        unsafe { launch!(cuda, kernel("square_partial"), (BLOCKS, part.len(), 1), 256, 0, spans, pp, first)? };
+        unsafe {
+            launch!(
+                cuda,
+                kernel("square_partial"),
+                (BLOCKS, part.len(), 1),
+                256,
+                0,
+                spans,
+                pp,
+                first
+            )?
+        };
     }
     let (count, limit) = (int(OP, gradients.len() * BLOCKS)?, max_norm.unwrap_or(-1.0));
     let to = out.cuda_pointer(OP, cuda, DType::F32)?;
@@ -100,7 +111,10 @@ pub(crate) fn adamw(cuda: &Cuda, items: &[AdamWItem<'_>], clip: Option<&Tensor>)
     let side = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(OP, format!("{n} is too large a side")));
     let mut factors: Vec<f32> = Vec::new();
     let mut updates = Vec::with_capacity(items.len());
-    for item in items.iter().filter(|item| !item.slab.range.is_empty() && !item.rows.is_empty()) {
+    for item in items
+        .iter()
+        .filter(|item| !item.slab.range.is_empty() && !item.rows.is_empty())
+    {
         let hyper = &item.hyper;
         let value = item.state.value;
         let rows = value.shape()[0];
@@ -147,7 +161,11 @@ pub(crate) fn adamw(cuda: &Cuda, items: &[AdamWItem<'_>], clip: Option<&Tensor>)
     for part in updates.chunks(UPDATES) {
         let mut list = Updates::default();
         list.at[..part.len()].copy_from_slice(part);
-        let most = part.iter().map(|u| u.rows as usize * u.cols as usize).max().unwrap_or(0);
+        let most = part
+            .iter()
+            .map(|u| u.rows as usize * u.cols as usize)
+            .max()
+            .unwrap_or(0);
         let grid = (most.div_ceil(256).clamp(1, 256), part.len(), 1);
         // SAFETY: parameters as in optim.cu; each item's four tensors have one shape and its slab lies inside it.
         unsafe { launch!(cuda, kernel("adamw"), grid, 256, 0, list, fp, cp)? };

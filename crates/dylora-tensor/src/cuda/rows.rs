@@ -57,7 +57,10 @@ pub(crate) fn gather_rows(cuda: &Cuda, x: &Tensor, rows: &Tensor) -> Result<Tens
     }
     check_known(OP, rows, n)?;
     let y = Tensor::on_cuda(OP, cuda, x.dtype(), &[k, d])?;
-    let (xp, yp) = (x.cuda_pointer(OP, cuda, x.dtype())?, y.cuda_pointer(OP, cuda, x.dtype())?);
+    let (xp, yp) = (
+        x.cuda_pointer(OP, cuda, x.dtype())?,
+        y.cuda_pointer(OP, cuda, x.dtype())?,
+    );
     let ids = rows.cuda_pointer(OP, cuda, DType::I32)?;
     let kernel = (Source::Rows, kind(OP, x.dtype())?, "gather_rows");
     let (n, count, d, vec) = (int(OP, n)?, int(OP, k)?, int(OP, d)?, vector(d, &[xp, yp]));
@@ -67,7 +70,14 @@ pub(crate) fn gather_rows(cuda: &Cuda, x: &Tensor, rows: &Tensor) -> Result<Tens
 }
 
 /// target[ids[i]] += dy[i] in the order of i.
-fn scatter(op: &'static str, cuda: &Cuda, name: &'static str, dy: &Tensor, ids: &Tensor, target: &Tensor) -> Result<()> {
+fn scatter(
+    op: &'static str,
+    cuda: &Cuda,
+    name: &'static str,
+    dy: &Tensor,
+    ids: &Tensor,
+    target: &Tensor,
+) -> Result<()> {
     let (k, n, d) = (ids.len(), target.num_rows(), target.width());
     check_known(op, ids, n)?;
     let dyp = dy.cuda_pointer(op, cuda, dy.dtype())?;
@@ -91,13 +101,7 @@ pub(crate) fn embed_gradient(cuda: &Cuda, ids: &Tensor, dy: &Tensor, dtable: &Te
     scatter("embed_gradient", cuda, "embed_gradient", dy, ids, dtable)
 }
 
-pub(crate) fn scatter_rows(
-    cuda: &Cuda,
-    dy: &Tensor,
-    rows: &Tensor,
-    n: usize,
-    onto: Option<Tensor>,
-) -> Result<Tensor> {
+pub(crate) fn scatter_rows(cuda: &Cuda, dy: &Tensor, rows: &Tensor, n: usize, onto: Option<Tensor>) -> Result<Tensor> {
     const OP: &str = "scatter_rows";
     let (dx, accumulate) = Tensor::cuda_target(OP, onto, cuda, dy.dtype(), &[n, dy.width()])?;
     if !accumulate {

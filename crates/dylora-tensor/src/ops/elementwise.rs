@@ -56,7 +56,9 @@ macro_rules! binary {
 /// # Errors
 /// If x is not of floating-point type.
 pub fn gelu(kind: Gelu, x: &Tensor) -> Result<Tensor> {
-    unary!("gelu", x, |cuda| cuda::gelu(cuda, kind, x), |xs, y| elementwise::gelu_forward(kind, &xs, y))
+    unary!("gelu", x, |cuda| cuda::gelu(cuda, kind, x), |xs, y| {
+        elementwise::gelu_forward(kind, &xs, y)
+    })
 }
 
 /// dx = dy gelu'(x).
@@ -64,9 +66,13 @@ pub fn gelu(kind: Gelu, x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If shapes or types differ.
 pub fn gelu_gradient(kind: Gelu, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    binary!("gelu_gradient", x, dy, |cuda| cuda::gelu_gradient(cuda, kind, x, dy), |xs, dys, dx| elementwise::gelu_backward(
-        kind, &xs, &dys, dx
-    ))
+    binary!(
+        "gelu_gradient",
+        x,
+        dy,
+        |cuda| cuda::gelu_gradient(cuda, kind, x, dy),
+        |xs, dys, dx| elementwise::gelu_backward(kind, &xs, &dys, dx)
+    )
 }
 
 /// tanh of every element.
@@ -74,7 +80,12 @@ pub fn gelu_gradient(kind: Gelu, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If x is not of floating-point type.
 pub fn tanh(x: &Tensor) -> Result<Tensor> {
-    unary!("tanh", x, |cuda| cuda::tanh(cuda, x), |xs, y| elementwise::tanh_forward(&xs, y))
+    unary!(
+        "tanh",
+        x,
+        |cuda| cuda::tanh(cuda, x),
+        |xs, y| elementwise::tanh_forward(&xs, y)
+    )
 }
 
 /// dx = dy (1 - y²) with y = tanh(x).
@@ -82,9 +93,13 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If shapes or types differ.
 pub fn tanh_gradient(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    binary!("tanh_gradient", y, dy, |cuda| cuda::tanh_gradient(cuda, y, dy), |ys, dys, dx| elementwise::tanh_backward(
-        &ys, &dys, dx
-    ))
+    binary!(
+        "tanh_gradient",
+        y,
+        dy,
+        |cuda| cuda::tanh_gradient(cuda, y, dy),
+        |ys, dys, dx| elementwise::tanh_backward(&ys, &dys, dx)
+    )
 }
 
 /// Every element times its factor of the dropout mask; also the gradient, applied to dy.
@@ -92,12 +107,9 @@ pub fn tanh_gradient(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If x is not of floating-point type.
 pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
-    unary!("dropout", x, |cuda| cuda::dropout(cuda, x, &dropout), |xs, y| elementwise::dropout_apply(
-        &dropout,
-        &xs,
-        x.width(),
-        y
-    ))
+    unary!("dropout", x, |cuda| cuda::dropout(cuda, x, &dropout), |xs, y| {
+        elementwise::dropout_apply(&dropout, &xs, x.width(), y)
+    })
 }
 
 /// The sum of two tensors.
@@ -105,7 +117,9 @@ pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
 /// # Errors
 /// If shapes or types differ.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    binary!("add", x, y, |cuda| cuda::add(cuda, x, y), |xs, ys, z| elementwise::add(&xs, &ys, z))
+    binary!("add", x, y, |cuda| cuda::add(cuda, x, y), |xs, ys, z| elementwise::add(
+        &xs, &ys, z
+    ))
 }
 
 /// target += source.
