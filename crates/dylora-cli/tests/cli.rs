@@ -190,7 +190,7 @@ fn bad_input_is_one_sentence_and_a_status() -> TestResult {
     for (flags, expected) in [
         (["--method", "dilora"], "lora, dylora, dylora-frozen, full"),
         (["--targets", "query,quay"], "query, key, value"),
-        (["--precision", "f16"], "f32 or f64"),
+        (["--precision", "f16"], "f32, f64, tf32 or bf16"),
     ] {
         let output = train(&fixture, "bad", &flags);
         assert_eq!(output.status.code(), Some(2));
