@@ -5,6 +5,7 @@
 //! and attention also rounds probabilities and their gradients. Without a GPU every test says so and passes.
 #![allow(clippy::print_stderr)]
 
+use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use dylora_tensor::ops::{
@@ -95,6 +96,23 @@ fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
+thread_local! {
+    /// What was not close in this test; all cases are tried before [`verdict`] fails it.
+    static WRONG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Fails the test if anything was not close.
+fn verdict() {
+    let wrong = WRONG.take();
+    let some: Vec<&str> = wrong.iter().take(40).map(String::as_str).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} results are wrong, the first being\n{}",
+        wrong.len(),
+        some.join("\n")
+    );
+}
+
 /// Holds the error against the norm of what is right, or `floor` where that is larger.
 #[track_caller]
 fn close_to(what: &str, gpu: &Tensor, cpu: &Tensor, tolerance: f64, floor: f64) {
@@ -109,13 +127,17 @@ fn close_to(what: &str, gpu: &Tensor, cpu: &Tensor, tolerance: f64, floor: f64) 
     );
     let off: Vec<f64> = got.iter().zip(&want).map(|(g, w)| g - w).collect();
     let (error, size) = (norm(&off), norm(&want).max(floor));
-    assert!(
-        error <= tolerance * size + 1e-30,
-        "{what} {:?} {}: error {error:e} of {size:e} is {:e}, allowed {tolerance:e}",
-        gpu.shape(),
-        gpu.dtype(),
-        error / size
-    );
+    // A number that is not one is not close.
+    if error.is_nan() || error > tolerance * size + 1e-30 {
+        let line = format!(
+            "line {}: {what} {:?} {}: error {error:e} of {size:e} is {:e}, allowed {tolerance:e}",
+            std::panic::Location::caller().line(),
+            gpu.shape(),
+            gpu.dtype(),
+            error / size
+        );
+        WRONG.with_borrow_mut(|wrong| wrong.push(line));
+    }
 }
 
 #[track_caller]
@@ -143,7 +165,9 @@ fn on_both_types(test: impl Fn(&mut Make<'_>) -> Result<()>) -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
     [DType::F32, DType::Bf16]
         .into_iter()
-        .try_for_each(|dtype| test(&mut Make::new(gpu, dtype)))
+        .try_for_each(|dtype| test(&mut Make::new(gpu, dtype)))?;
+    verdict();
+    Ok(())
 }
 
 #[test]
@@ -558,6 +582,7 @@ fn optimizer() -> Result<()> {
             }
         }
     }
+    verdict();
     Ok(())
 }
 
