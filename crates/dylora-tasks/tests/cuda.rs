@@ -32,7 +32,7 @@ fn settings(method: Method, update: Update, objective: Objective) -> TrainSettin
 fn rows() -> Prepared {
     let row = |i: usize| {
         let ids: Vec<u32> = (0..1 + i * 37 % 99)
-            .map(|j| ((i * 31 + j * j * 7 + j) % 50 + if i % 2 == 0 { 0 } else { 40 }) as u32)
+            .map(|j| ((i * 31 + j * j * 7 + j) % 50 + i % 2 * 40) as u32)
             .collect();
         Encoded {
             token_types: vec![0; ids.len()],
