@@ -60,6 +60,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     for check in [
         walls::manifests,
         walls::sources,
+        walls::profiles,
         hygiene::check,
         tests_kept::operations,
         tests_kept::targets,

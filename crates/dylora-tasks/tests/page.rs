@@ -392,6 +392,8 @@ fn every_form_says_that_the_papers_numbers_are_not_there() {
             .with_caption(caption(same));
         for form in [table.to_text(), table.to_markdown(), table.to_html().unwrap()] {
             assert!(form.contains("the paper's numbers are not included yet"), "{form}");
+            let another = "they are of another model (RoBERTa-base) and other data (GLUE)";
+            assert_eq!(form.contains(another), !same, "{form}");
             assert!(!form.contains("[–]"), "{form}");
         }
     }

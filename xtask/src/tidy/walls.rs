@@ -210,6 +210,47 @@ fn outside_crate(wall: &Wall, path: &Path) -> Option<String> {
     (stranger && !own).then(|| format!("{} may not name {package}", wall.folder))
 }
 
+/// Files of dylora-tasks that may name the embedded profile: where it is made, and where the module is declared.
+const EMBEDDED: [&str; 2] = ["crates/dylora-tasks/src/mini/", "crates/dylora-tasks/src/lib.rs"];
+
+/// Files of dylora-tasks that carry a profile's name to where it is printed.
+const CARRIERS: [&str; 2] = [
+    "crates/dylora-tasks/src/experiment.rs",
+    "crates/dylora-tasks/src/table/",
+];
+
+/// Every profile runs through the same code: what trains, evaluates and lays out tables cannot know which one it serves.
+pub(super) fn profiles(files: &[File]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for file in files {
+        let path = file.path.as_str();
+        let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
+        if !path.starts_with("crates/dylora-tasks/src/") || is(&EMBEDDED) {
+            continue;
+        }
+        let Some(source) = file.rust() else { continue };
+        for token in lexer::shipped(&lexer::tokens(source)) {
+            let words = token.text.to_ascii_lowercase();
+            let names = |word: &str| words.split('_').any(|each| each == word);
+            if names("mini") {
+                problems.push(Problem::new(
+                    path,
+                    token.line,
+                    "only src/mini knows the embedded profile",
+                ));
+            }
+            if names("profile") && !is(&CARRIERS) {
+                problems.push(Problem::new(
+                    path,
+                    token.line,
+                    "what trains and evaluates knows no profile",
+                ));
+            }
+        }
+    }
+    problems
+}
+
 /// What may not be named by the code that ships.
 fn within_source(wall: &Wall, inside: &str, path: &Path) -> Option<String> {
     let last = path.segments.last()?;
@@ -388,6 +429,26 @@ mod tests {
         );
         passes("crates/dylora-tensor/tests/a.rs", "use std::fs;");
         passes("crates/dylora-tasks/src/a.rs", "use std::fs;");
+    }
+
+    #[test]
+    fn profiles_are_known_where_they_are_chosen() {
+        let found = |path: &str, text: &str| profiles(&[file(path, text)]).len();
+        let tasks = "crates/dylora-tasks/src";
+        assert_eq!(found(&format!("{tasks}/train.rs"), "if mini::SEED == MINI_SEED {}"), 2);
+        assert_eq!(found(&format!("{tasks}/table/text.rs"), "use crate::mini;"), 1);
+        assert_eq!(found(&format!("{tasks}/trainer.rs"), "fn f(profile: &str) {}"), 1);
+        assert_eq!(
+            found(&format!("{tasks}/train.rs"), "let minimum = 1; // the mini profile"),
+            0
+        );
+        assert_eq!(
+            found(&format!("{tasks}/table/mod.rs"), "struct Table { profile: String }"),
+            0
+        );
+        assert_eq!(found(&format!("{tasks}/mini/mod.rs"), "const MINI: u8 = 1;"), 0);
+        assert_eq!(found(&format!("{tasks}/lib.rs"), "pub mod mini;"), 0);
+        assert_eq!(found("crates/dylora-cli/src/profile.rs", "mini::SEED"), 0);
     }
 
     #[test]

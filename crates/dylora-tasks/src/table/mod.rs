@@ -217,7 +217,10 @@ impl Table {
         let same = self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper);
         // Without a caption nobody has said that the numbers may be compared.
         match (self.paper_is_known, same) {
-            (false, _) => "the paper's numbers are not included yet",
+            (false, true) => "the paper's numbers are not included yet",
+            (false, false) => {
+                "the paper's numbers are not included yet; they are of another model (RoBERTa-base) and other data (GLUE)"
+            }
             (true, true) => "in square brackets the paper's number (RoBERTa-base on GLUE), – where it has none",
             (true, false) => {
                 "in square brackets the paper's number, which is of another model (RoBERTa-base) and other data (GLUE), – where it has \
