@@ -1,6 +1,8 @@
-//! Metrics: numbers that judge predictions, with undefined cases as scikit-learn and scipy treat them.
+//! Metrics: numbers that judge predictions, with undefined cases as scikit-learn and scipy treat them. Those of generated text
+//! are in [`text`].
 
 mod classify;
+pub mod text;
 
 use std::fmt;
 use std::str::FromStr;
