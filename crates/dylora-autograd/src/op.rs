@@ -64,6 +64,7 @@ operations! {
     Gelu(ops::gelu::Record), "GELU.";
     LayerNorm(ops::layer_norm::Record), "Layer normalisation of dropout(x) + residual.";
     Linear(ops::linear::Record), "x Wᵀ + bias.";
+    LinearCrossEntropy(ops::linear_cross_entropy::Record), "Cross-entropy of a linear layer's logits, in chunks.";
     LoraLinear(ops::lora_linear::Record), "Linear layer with a low-rank path.";
     Mse(ops::loss::MseRecord), "Squared error.";
     Parameter(ops::parameter::Record), "A trained tensor as a value.";

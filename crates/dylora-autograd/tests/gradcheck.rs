@@ -3,7 +3,7 @@
 
 use dylora_autograd::gradcheck::{self, Derivative};
 use dylora_autograd::ops::{self, AttentionArgs, CrossEntropy, Gelu, Lora};
-use dylora_autograd::tensor::{Device, Dropout, Purpose, Segments, Stream, Tensor};
+use dylora_autograd::tensor::{DType, Device, Dropout, Purpose, Segments, Stream, Tensor};
 use dylora_autograd::{
     CustomOp, GradMask, GradSink, Input, OpKind, Parameter, RankSlice, Result, SliceCell, Tape, Var, Weight,
 };
@@ -318,6 +318,27 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
                 ops::add(tape, &a, &b)
             })
         }
+        OpKind::LinearCrossEntropy => {
+            let (x, w) = (make.weight(0, &[n, d])?, make.weight(1, &[m, d])?);
+            let (targets, whole) = (make.ids(n, m)?, make.tensor(&[m, d])?);
+            let settings = CrossEntropy {
+                smoothing: if case.flags & 1 == 0 { 0.0 } else { 0.1 },
+                ignore: (case.flags & 2 == 0).then_some(0),
+                weight: 0.3,
+            };
+            skip_constant(&make.parameters, case.seed, &mut |tape| {
+                // x elsewhere too and W as a value too, so that gradients are added to others; rank is the chunk.
+                let v = input(tape, &x)?;
+                let loss = ops::linear_cross_entropy(tape, &v, &w, &targets, &settings, case.rank)?;
+                let (w, v) = (
+                    input(tape, &w)?,
+                    squash(tape, &v, &Tensor::zeros(v.value().device(), DType::F64, &[n, d])?)?,
+                );
+                let other = squash(tape, &w, &whole)?;
+                let sum = ops::add(tape, &loss, &v)?;
+                ops::add(tape, &sum, &other)
+            })
+        }
         OpKind::CrossEntropy => {
             let (x, targets) = (make.parameter(&[n, m])?, make.ids(n, m)?);
             let settings = CrossEntropy {
@@ -364,6 +385,43 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn chunked_logits_give_the_value_of_whole_ones_and_do_not_outlive_their_chunk() -> Result<()> {
+    let device = Device::cpu();
+    let (n, d, c) = (7, 3, 50);
+    let numbers = |len: usize, at: f64| (0..len).map(|i| (i as f64 * at).sin()).collect::<Vec<_>>();
+    let x = Parameter::new("x", Tensor::from_vec(&device, numbers(n * d, 0.7), &[n, d])?, false)?;
+    let w = Weight::Frozen(Tensor::from_vec(&device, numbers(c * d, 1.3), &[c, d])?);
+    let targets = Tensor::from_slice(&device, &[0, 49, 3, 7, 7, 20, 1], &[n])?;
+    let settings = CrossEntropy {
+        smoothing: 0.1,
+        ignore: Some(7),
+        weight: 0.2,
+    };
+    let mut tape = Tape::inference();
+    let v = tape.parameter(&x)?;
+    let logits = ops::linear(&mut tape, &v, &w, None)?;
+    let whole = ops::cross_entropy(&mut tape, &logits, &targets, &settings)?;
+    for rows in [1, 3, 7, 100] {
+        let mut tape = Tape::new();
+        let v = tape.parameter(&x)?;
+        let loss = ops::linear_cross_entropy(&mut tape, &v, &w, &targets, &settings, rows)?;
+        let (found, expected) = (loss.value().to_vec::<f64>()?[0], whole.value().to_vec::<f64>()?[0]);
+        // Seven sums of fifty terms in another order.
+        assert!(
+            (found - expected).abs() < 1e-13 * expected,
+            "{rows}: {found} {expected}"
+        );
+        let kept: Vec<_> = tape.saved().map(|(_, t)| t.shape().to_vec()).collect();
+        assert_eq!(kept, [[n, d]], "frozen logits keep dx and nothing else");
+    }
+    let mut tape = Tape::new();
+    let v = tape.parameter(&x)?;
+    assert!(ops::linear_cross_entropy(&mut tape, &v, &w, &targets, &settings, 0).is_err());
+    assert!(ops::linear_cross_entropy(&mut tape, &v, &w, &targets.rows(0..6)?, &settings, 2).is_err());
+    Ok(())
 }
 
 #[test]

@@ -15,6 +15,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::config::EncoderConfig;
 use crate::error::{Error, KeyReport, Result};
+use crate::gpt2::Gpt2Config;
 
 /// The weights of a model directory in one file.
 const SINGLE: &str = "model.safetensors";
@@ -33,12 +34,26 @@ impl EncoderConfig {
     /// # Errors
     /// If the file cannot be read, or as [`EncoderConfig::from_json`]; the message names the file.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        Self::from_json(&text).map_err(|error| match error {
-            Error::Config(message) => Error::Config(format!("{}: {message}", path.display())),
-            other => other,
-        })
+        read_config(path, Self::from_json)
     }
+}
+
+impl Gpt2Config {
+    /// Reads a `config.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or as [`Gpt2Config::from_json`]; the message names the file.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        read_config(path, Self::from_json)
+    }
+}
+
+fn read_config<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    parse(&text).map_err(|error| match error {
+        Error::Config(message) => Error::Config(format!("{}: {message}", path.display())),
+        other => other,
+    })
 }
 
 /// Named tensors in one or several safetensors files.

@@ -52,7 +52,7 @@ impl SequenceClassifier {
             device,
             dtype,
             source,
-            config.family,
+            config.family.into(),
             adapter.is_none(),
             config.initializer_range,
             seed,

@@ -116,6 +116,18 @@ impl AdaptedLinear {
         slice: &SliceCell,
     ) -> Result<Self> {
         let base = Linear::base(scope, m, d)?;
+        Self::over(base, scope, (m, d), target, settings, slice)
+    }
+
+    /// An adapter over a layer that exists, if `target` is among the settings'; its factors are named after `scope`.
+    pub(crate) fn over(
+        base: Linear,
+        scope: &Scope<'_, '_>,
+        (m, d): (usize, usize),
+        target: Target,
+        settings: Option<&AdapterSettings>,
+        slice: &SliceCell,
+    ) -> Result<Self> {
         let adapter = settings
             .filter(|s| s.targets.contains(&target))
             .map(|s| -> Result<Adapter> {

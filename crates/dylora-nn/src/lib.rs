@@ -1,4 +1,4 @@
-//! Transformer encoders with DyLoRA adapters: one adapter, trained once, that works at every rank from 1 to r.
+//! Transformers (RoBERTa, BERT, GPT-2) with DyLoRA adapters: one adapter, trained once, that works at every rank from 1 to r.
 //!
 //! ```
 //! use dylora_nn::autograd::{Tape, ops};
@@ -72,6 +72,7 @@ mod ctx;
 mod dylora;
 mod encoder;
 mod error;
+mod gpt2;
 mod head;
 mod linear;
 mod loss;
@@ -95,6 +96,7 @@ pub use ctx::{Ctx, Inputs, Selected};
 pub use dylora::{AdaptedLinear, Adapter, AdapterSettings};
 pub use encoder::Encoder;
 pub use error::{Error, KeyReport, Result};
+pub use gpt2::{CausalInputs, Decoder, Fed, Feed, Gpt2Block, Gpt2Config, Gpt2LanguageModel};
 pub use head::ClassificationHead;
 pub use linear::Linear;
 pub use loss::Targets;

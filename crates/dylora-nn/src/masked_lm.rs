@@ -117,7 +117,7 @@ impl MaskedLanguageModel {
             device,
             dtype,
             source,
-            config.family,
+            config.family.into(),
             true,
             config.initializer_range,
             seed,

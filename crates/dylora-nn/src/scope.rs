@@ -13,12 +13,16 @@ use rand_distr::{Distribution, Normal, Uniform};
 use crate::checkpoint::Checkpoint;
 use crate::config::Family;
 use crate::error::{Error, KeyReport, Result};
+use crate::gpt2::output_major;
+use crate::linear::Linear;
 use crate::method::AdapterInit;
 
 /// How a weight starts that no checkpoint gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Init {
     Normal,
+    /// Normal with this factor on the deviation.
+    Scaled(f64),
     Zeros,
     Ones,
 }
@@ -31,12 +35,43 @@ pub(crate) enum Presence {
     Optional,
 }
 
+/// How a family's checkpoints name things.
+#[derive(Clone, Copy)]
+pub(crate) struct Naming {
+    /// What stands before the keys of the bare model.
+    pub(crate) prefix: &'static str,
+    /// Whether a published key (without the prefix) is something that no model of this crate reads.
+    pub(crate) unused: fn(&str) -> bool,
+}
+
+impl Naming {
+    /// A key without the family's prefix, if it has it.
+    fn bare<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(self.prefix)?.strip_prefix('.')
+    }
+}
+
+impl From<Family> for Naming {
+    fn from(family: Family) -> Self {
+        fn both(bare: &str) -> bool {
+            bare.ends_with("position_ids") || bare.starts_with("lm_head.") || bare.starts_with("cls.")
+        }
+        Naming {
+            prefix: family.prefix(),
+            unused: match family {
+                Family::Roberta => |bare| both(bare) || bare.starts_with("pooler."),
+                Family::Bert => both,
+            },
+        }
+    }
+}
+
 /// Gives weights to the model that is being built and keeps a list of them.
 pub(crate) struct Source<'a> {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
     checkpoint: Option<&'a Checkpoint>,
-    family: Family,
+    naming: Naming,
     train_all: bool,
     std: f64,
     head: Stream,
@@ -61,7 +96,7 @@ impl<'a> Source<'a> {
         device: &Device,
         dtype: DType,
         checkpoint: Option<&'a Checkpoint>,
-        family: Family,
+        naming: Naming,
         train_all: bool,
         std: f64,
         seed: u64,
@@ -70,7 +105,7 @@ impl<'a> Source<'a> {
             device: device.clone(),
             dtype,
             checkpoint,
-            family,
+            naming,
             train_all,
             std,
             head: Stream::new(seed, Purpose::Head),
@@ -97,10 +132,11 @@ impl<'a> Source<'a> {
 
     /// Reports every key that did not match, or hands over the list of weights.
     pub(crate) fn finish(self) -> Result<Given> {
+        let naming = self.naming;
         let mut state = self.state.into_inner();
         if let Some(checkpoint) = self.checkpoint {
             for name in checkpoint.names() {
-                if !state.used.contains(name) && !known_unused(self.family, name) {
+                if !state.used.contains(name) && !(naming.unused)(naming.bare(name).unwrap_or(name)) {
                     state.report.unexpected.push(name.to_owned());
                 }
             }
@@ -116,9 +152,8 @@ impl<'a> Source<'a> {
 
     /// The spellings under which a key may stand in a file: prefixed and bare, with old names of norms.
     fn spellings(&self, key: &str) -> Vec<String> {
-        let bare = key.strip_prefix(self.family.prefix()).and_then(|k| k.strip_prefix('.'));
         let mut keys = vec![key.to_owned()];
-        keys.extend(bare.map(str::to_owned));
+        keys.extend(self.naming.bare(key).map(str::to_owned));
         for key in keys.clone() {
             if let Some(stem) = key.strip_suffix("LayerNorm.weight") {
                 keys.push(format!("{stem}LayerNorm.gamma"));
@@ -129,18 +164,6 @@ impl<'a> Source<'a> {
         }
         keys
     }
-}
-
-/// Keys that published checkpoints hold beside what a model of this crate reads.
-fn known_unused(family: Family, key: &str) -> bool {
-    let bare = key
-        .strip_prefix(family.prefix())
-        .and_then(|k| k.strip_prefix('.'))
-        .unwrap_or(key);
-    bare.ends_with("position_ids")
-        || bare.starts_with("lm_head.")
-        || bare.starts_with("cls.")
-        || (family == Family::Roberta && bare.starts_with("pooler."))
 }
 
 /// A place in the model.
@@ -188,7 +211,7 @@ impl Scope<'_, '_> {
     ) -> Result<Weight> {
         let key = self.key(name);
         let dtype = self.source.dtype_of(shape, trained);
-        let value = match self.stored(&key, shape, presence, dtype)? {
+        let value = match self.stored(&key, shape, presence, dtype, &self.source.device)? {
             Some(value) => value,
             // Where a base weight does not fit there will be no model; nothing is allocated for it.
             None if presence == Presence::Required && self.source.checkpoint.is_some() => {
@@ -196,6 +219,11 @@ impl Scope<'_, '_> {
             }
             None => self.initial(&key, shape, init, dtype)?,
         };
+        self.register(key, value, decay, trained)
+    }
+
+    /// Puts a weight on the list.
+    fn register(&self, key: String, value: Tensor, decay: bool, trained: bool) -> Result<Weight> {
         let weight = if trained {
             Weight::Trained(Parameter::new(key.clone(), value, decay)?)
         } else {
@@ -205,8 +233,44 @@ impl Scope<'_, '_> {
         Ok(weight)
     }
 
+    /// The base model's layers `parts` of m outputs and d inputs each, which checkpoints store here as one weight
+    /// `[d, parts * m]` and one bias `[parts * m]`. A part named "" has the stored keys.
+    pub(crate) fn input_major(&self, parts: &[&str], (m, d): (usize, usize), init: Init) -> Result<Vec<Linear>> {
+        let matrices = self.parts("weight", parts, &[d, parts.len() * m], &[m, d], init)?;
+        let biases = self.parts("bias", parts, &[parts.len() * m], &[m], Init::Zeros)?;
+        let pairs = matrices.into_iter().zip(biases);
+        Ok(pairs.map(|(weight, bias)| Linear { weight, bias }).collect())
+    }
+
+    fn parts(&self, what: &str, parts: &[&str], whole: &[usize], part: &[usize], init: Init) -> Result<Vec<Weight>> {
+        let (source, host, trained) = (self.source, Device::cpu(), self.source.train_all);
+        let dtype = source.dtype_of(part, trained);
+        // Turned on the host in a type that holds every stored value of ours exactly, then rounded once.
+        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        let stored = self.stored(&self.key(what), whole, Presence::Required, wide, &host)?;
+        let values = stored.map(|stored| output_major(&stored, parts.len())).transpose()?;
+        let make = |(i, name): (usize, &&str)| {
+            let place = if name.is_empty() { self.clone() } else { self.at(name) };
+            let key = place.key(what);
+            let value = match &values {
+                Some(values) => values[i].to_dtype(dtype)?.to_device(&source.device)?,
+                None if source.checkpoint.is_some() => Tensor::zeros(&source.device, dtype, &[0])?,
+                None => self.initial(&key, part, init, dtype)?,
+            };
+            self.register(key, value, part.len() > 1, trained)
+        };
+        parts.iter().enumerate().map(make).collect()
+    }
+
     /// The checkpoint's value; a key that does not match is noted.
-    fn stored(&self, key: &str, shape: &[usize], presence: Presence, dtype: DType) -> Result<Option<Tensor>> {
+    fn stored(
+        &self,
+        key: &str,
+        shape: &[usize],
+        presence: Presence,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
         let Some(checkpoint) = self.source.checkpoint else {
             return Ok(None);
         };
@@ -228,7 +292,7 @@ impl Scope<'_, '_> {
             }
             return Ok(None);
         }
-        checkpoint.tensor(spelling, dtype, &self.source.device).map(Some)
+        checkpoint.tensor(spelling, dtype, device).map(Some)
     }
 
     fn initial(&self, key: &str, shape: &[usize], init: Init, dtype: DType) -> Result<Tensor> {
@@ -237,9 +301,10 @@ impl Scope<'_, '_> {
         match init {
             Init::Zeros => constant(0.0),
             Init::Ones => constant(1.0),
-            Init::Normal => {
-                let normal =
-                    Normal::new(0.0, source.std).map_err(|e| Error::setting("initializer_range", e.to_string()))?;
+            Init::Normal | Init::Scaled(_) => {
+                let factor = if let Init::Scaled(factor) = init { factor } else { 1.0 };
+                let normal = Normal::new(0.0, factor * source.std)
+                    .map_err(|e| Error::setting("initializer_range", e.to_string()))?;
                 self.fill(normal.sample_iter(source.head.at(name_hash(key))), shape, dtype)
             }
         }

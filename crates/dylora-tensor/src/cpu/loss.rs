@@ -7,7 +7,7 @@ use crate::float::Float;
 
 vectorised! {
     /// Largest element and `ln sum e^x`, minus that element.
-    fn log_sum_exp(x: &'a [T]) -> (T, T) {
+    pub(crate) fn log_sum_exp(x: &'a [T]) -> (T, T) {
         // Starting from an element keeps a row of -inf or NaN what it is.
         let top = max1(x, x[0]);
         (top, sum1(x, |x| (x - top).exp()).ln())

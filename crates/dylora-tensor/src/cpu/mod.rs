@@ -4,6 +4,7 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+pub(crate) mod decode;
 pub(crate) mod elementwise;
 pub(crate) mod embed;
 pub(crate) mod gemm;

@@ -5,6 +5,7 @@
 //! parameters named `d...` are added to; `onto` is a gradient that already exists and is added to where given.
 
 mod attention;
+mod decode;
 mod elementwise;
 mod embed;
 mod linear;
@@ -14,6 +15,7 @@ mod norm;
 mod optim;
 
 pub use attention::{Attended, Attention, attention, attention_gradient};
+pub use decode::{TopClasses, top_log_softmax};
 pub use elementwise::{Gelu, add, add_into, dropout, gelu, gelu_gradient, scale_by, tanh, tanh_gradient, zero_many};
 pub use embed::{embed, embed_gradient, gather_rows, scatter_rows};
 pub use linear::{column_sum_into, linear, linear_input_gradient, linear_weight_gradient};
