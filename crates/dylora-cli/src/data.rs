@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use dylora_tasks::check;
 use dylora_tasks::glue;
+use dylora_tasks::mini;
 use dylora_tasks::prepare::OWN_TASKS;
 use dylora_tasks::tabular::Columns;
 use dylora_tasks::task::Split;
@@ -28,6 +29,8 @@ enum Command {
     /// Without --tasks and --model: everything that the paper's GLUE table needs. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
     /// HF_TOKEN and HF_HUB_OFFLINE are heeded.
     Fetch(FetchArgs),
+    /// Write the generated tasks of the embedded profile, or text of their kind to pre-train on
+    MakeMini(MakeMiniArgs),
 }
 
 #[derive(clap::Args)]
@@ -71,6 +74,22 @@ struct FetchArgs {
     json: bool,
 }
 
+#[derive(clap::Args)]
+struct MakeMiniArgs {
+    /// Folder for CoLA/, MRPC/, ... as the GLUE download lays them out
+    #[arg(long, value_name = "DIR", required_unless_present = "text")]
+    out: Option<PathBuf>,
+    /// Write a text to pre-train on to this file
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Lines of that text
+    #[arg(long, value_name = "N", default_value_t = 300_000, requires = "text")]
+    text_lines: usize,
+    /// Equal seeds write equal bytes
+    #[arg(long, value_name = "N", default_value_t = mini::SEED)]
+    seed: u64,
+}
+
 /// Where things are.
 #[derive(serde::Serialize)]
 struct Fetched {
@@ -84,7 +103,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Check(args) => run_check(args),
         Command::Fetch(args) => run_fetch(args),
+        Command::MakeMini(args) => make_mini(args),
     }
+}
+
+fn make_mini(args: &MakeMiniArgs) -> Result<(), Failure> {
+    if let Some(dir) = &args.out {
+        mini::write_tasks(dir, args.seed)?;
+        print(&format!("{}: {} tasks", dir.display(), glue::TASKS.len()))?;
+    }
+    if let Some(path) = &args.text {
+        mini::write_text(path, args.seed, args.text_lines)?;
+        print(&format!("{}: {} lines", path.display(), args.text_lines))?;
+    }
+    Ok(())
 }
 
 fn run_fetch(args: &FetchArgs) -> Result<(), Failure> {

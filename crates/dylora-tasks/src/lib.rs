@@ -50,6 +50,7 @@ pub mod evaluate;
 pub mod experiment;
 pub mod glue;
 pub mod metric;
+pub mod mini;
 pub mod pack;
 pub mod paper;
 pub mod prepare;

@@ -1,0 +1,101 @@
+//! The embedded default of `reproduce glue`: generated tasks and a small pre-trained encoder, so that the main job runs on a
+//! fresh machine without a download.
+//!
+//! Nothing else in this crate knows about it. What it writes are files as anybody's: the eight tasks as the GLUE download lays
+//! them out, and a model directory as transformers saves one. A few hundred words and a grammar make up the tasks; three
+//! labels in a hundred are wrong on purpose, so no task can be solved to the last row. The encoder comes out of
+//! [`pretrain`](crate::pretrain) over [`write_text`]'s lines; `assets/mini/README.md` has the command.
+
+mod acceptability;
+mod draw;
+mod event;
+mod inference;
+mod lexicon;
+mod pairs;
+mod sentiment;
+mod tables;
+mod text;
+
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::glue::TASKS;
+use crate::run_dir;
+use draw::Draw;
+
+/// The seed of the embedded tasks.
+pub const SEED: u64 = 2210;
+
+/// The number of the generator that draws the pre-training text; the tasks' files have the numbers below.
+const TEXT: u32 = 1000;
+
+/// The embedded encoder's files.
+const MODEL: [(&str, &[u8]); 4] = [
+    ("config.json", include_bytes!("../../assets/mini/config.json")),
+    (
+        "model.safetensors",
+        include_bytes!("../../assets/mini/model.safetensors"),
+    ),
+    ("tokenizer.json", include_bytes!("../../assets/mini/tokenizer.json")),
+    (
+        "tokenizer_config.json",
+        include_bytes!("../../assets/mini/tokenizer_config.json"),
+    ),
+];
+
+/// Writes the eight tasks under `dir`, which is made if it is not there: `CoLA/train.tsv`, `MNLI/dev_matched.tsv`, ... with
+/// 4,000 training, 1,000 dev and 500 unlabelled test rows each. Equal seeds write equal bytes.
+///
+/// # Errors
+/// [`Error::Io`] with the path that could not be written.
+pub fn write_tasks(dir: &Path, seed: u64) -> Result<()> {
+    for (number, task) in (0..).zip(TASKS) {
+        let folder = dir.join(task.folder);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        for (name, text) in tables::files(task, number, seed) {
+            run_dir::write_text(&folder.join(name), &text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes `lines` lines of text to pre-train on: one text a line, or a pair with a tab between. No labels.
+///
+/// # Errors
+/// [`Error::Io`] with the path that could not be written.
+pub fn write_text(path: &Path, seed: u64, lines: usize) -> Result<()> {
+    write(path, |file| {
+        let mut draw = Draw::new(seed, TEXT);
+        (0..lines).try_for_each(|_| writeln!(file, "{}", text::line(&mut draw)))
+    })
+}
+
+/// Writes the embedded encoder as a model directory: config, weights (f16), tokenizer.
+///
+/// # Errors
+/// [`Error::Io`] with the path that could not be written.
+pub fn write_model(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    MODEL
+        .iter()
+        .try_for_each(|(name, bytes)| write(&dir.join(name), |file| file.write_all(bytes)))
+}
+
+/// Writes a file under another name first.
+fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+        let mut buffer = BufWriter::new(file.as_file_mut());
+        content(&mut buffer)?;
+        buffer.flush()?;
+        drop(buffer);
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(std::io::Error::from)
+    });
+    written.map(drop).map_err(Error::io("write", path))
+}
