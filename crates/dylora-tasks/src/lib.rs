@@ -13,6 +13,7 @@
 //! | predictions to a number | [`metric`] | `f64` |
 //! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
 //! | text alone to a model directory | [`pretrain`] | an encoder, a tokenizer, [`pretrain::PretrainRecord`] |
+//! | nothing to tasks and an encoder | [`mini`] | the files that `reproduce glue` runs on by default |
 //! | a look at a file before anyone trains on it | [`check`] | [`check::CheckReport`] |
 //!
 //! ```no_run

@@ -188,8 +188,8 @@ impl Claim {
 pub(super) fn draw(relation: Relation, draw: &mut Draw) -> (String, String) {
     loop {
         let (premise, hypothesis) = pair(relation, draw);
-        // Where there was nothing to cut away or to add, both are the same claim, and only that follows.
-        if premise != hypothesis || relation == Relation::Entailment {
+        // Where there was nothing to cut away or to add, both are the same claim.
+        if premise != hypothesis {
             return (premise.text(draw), hypothesis.text(draw));
         }
     }

@@ -438,9 +438,9 @@ mod tests {
 
     #[test]
     fn every_group_of_things_is_taken_by_three_verbs_and_no_index_is_wrong() {
-        for group in 0..THINGS.len() {
+        for (group, things) in THINGS.iter().enumerate() {
             let count = VERBS.iter().filter(|verb| verb.takes.contains(&group)).count();
-            assert!(count >= 3, "{}", THINGS[group].name.0);
+            assert!(count >= 3, "{}", things.name.0);
         }
         assert_eq!(THINGS[WRITING].name.0, "text");
         assert_eq!(THINGS[INSTRUMENT].name.0, "instrument");

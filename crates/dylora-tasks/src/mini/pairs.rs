@@ -33,6 +33,17 @@ fn statement(event: &Event, draw: &mut Draw) -> String {
     sentence(&event.clause(style, draw), '.')
 }
 
+/// Two ways to say the same, as a rule in different words.
+fn twice(draw: &mut Draw, mut say: impl FnMut(&mut Draw) -> String) -> (String, String) {
+    let (one, mut two) = (say(draw), say(draw));
+    for _ in 0..3 {
+        if one == two {
+            two = say(draw);
+        }
+    }
+    (one, two)
+}
+
 fn asked(event: &Event, slot: Slot, draw: &mut Draw) -> String {
     let style = Style::draw(SYNONYMS, draw);
     sentence(&event.question(slot, style, draw), '?')
@@ -61,16 +72,18 @@ pub(super) fn duplicate(detail: Detail, draw: &mut Draw) -> (String, String, boo
     let event = Event::draw(detail, draw);
     let slot = askable(&event, draw);
     let same = draw.chance(42);
-    let (other, other_slot) = match same {
-        true => (event.clone(), slot),
-        false if draw.chance(30) => {
-            let slots = [Slot::Who, Slot::What, Slot::Place, Slot::Time];
-            let own = slots.iter().position(|&known| known == slot).unwrap_or(0);
-            (event.clone(), slots[draw.other(slots.len(), own)])
-        }
-        false => (nearly(&event, Some(slot), draw), slot),
+    let (one, two) = if same {
+        twice(draw, |draw| asked(&event, slot, draw))
+    } else if draw.chance(30) {
+        let slots = [Slot::Who, Slot::What, Slot::Place, Slot::Time];
+        let own = slots.iter().position(|&known| known == slot).unwrap_or(0);
+        let other = slots[draw.other(slots.len(), own)];
+        (asked(&event, slot, draw), asked(&event, other, draw))
+    } else {
+        let other = nearly(&event, Some(slot), draw);
+        (asked(&event, slot, draw), asked(&other, slot, draw))
     };
-    (asked(&event, slot, draw), asked(&other, other_slot, draw), same)
+    (one, two, same)
 }
 
 /// Two statements and how alike they are, in tenths from 0 to 50: what is kept of actor, verb, thing and the rest, with a
