@@ -10,6 +10,7 @@
 //! | batches to logits | [`classifier`] | logits |
 //! | a step, a run, a list of runs | [`trainer`], [`train`], [`experiment`] | [`record::Record`] in a [`run_dir`] |
 //! | a list of runs to their time | [`estimate`] | [`estimate::Estimate`] |
+//! | prompts to texts | [`generate`] | [`generate::Hypothesis`] |
 //! | predictions to a number | [`metric`] | `f64` |
 //! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
 //! | text alone to a model directory | [`pretrain`] | an encoder, a tokenizer, [`pretrain::PretrainRecord`] |
@@ -49,6 +50,7 @@ pub mod error;
 pub mod estimate;
 pub mod evaluate;
 pub mod experiment;
+pub mod generate;
 pub mod glue;
 pub mod metric;
 pub mod mini;

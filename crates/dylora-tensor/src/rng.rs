@@ -55,6 +55,8 @@ pub enum Purpose {
     Text = 6,
     /// Which tokens masked-language modelling hides.
     Mask = 7,
+    /// Tokens that a language model's text is drawn from.
+    Sample = 8,
 }
 
 /// A stream of random numbers for one purpose of one seed.

@@ -7,6 +7,9 @@ use rayon::prelude::*;
 use super::loss::log_sum_exp;
 use crate::float::Float;
 
+/// Up to so many are kept in order while a row is read; more are sorted at once.
+const MOST_INSERTED: usize = 64;
+
 /// The `k` largest logarithms of softmax(row) with their classes, largest first and equal ones by class; those in `banned`
 /// come last, with -inf. `classes` and `scores` have k elements a row.
 pub(crate) fn top_log_softmax<T: Float>(
@@ -21,22 +24,10 @@ pub(crate) fn top_log_softmax<T: Float>(
     let found = classes.par_chunks_exact_mut(k).zip(scores.par_chunks_exact_mut(k));
     rows.zip(found).for_each(|((row, banned), (classes, scores))| {
         let (top, rest) = log_sum_exp(row);
-        let mut best: Vec<(T, i32)> = Vec::with_capacity(k + 1);
-        // Banned classes are few; a sorted copy is searched only for a class that would enter.
         let mut hidden = banned.clone();
         hidden.sort_unstable();
-        for (class, &x) in row.iter().enumerate() {
-            if best.len() == k && best.last().and_then(|(least, _)| x.partial_cmp(least)) != Some(Ordering::Greater) {
-                continue;
-            }
-            let class = class as i32;
-            if hidden.binary_search(&class).is_ok() {
-                continue;
-            }
-            let place = best.partition_point(|(other, _)| *other >= x);
-            best.insert(place, (x, class));
-            best.truncate(k);
-        }
+        hidden.dedup();
+        let best = best_of(row, &hidden, k);
         let mut fill = hidden.iter().copied();
         for (i, (class, score)) in classes.iter_mut().zip(scores).enumerate() {
             match best.get(i) {
@@ -53,6 +44,34 @@ pub(crate) fn top_log_softmax<T: Float>(
     });
 }
 
+/// The k largest elements whose class is not in the sorted list, largest first and equal ones by class.
+fn best_of<T: Float>(row: &[T], hidden: &[i32], k: usize) -> Vec<(T, i32)> {
+    let falling = |a: &T, b: &T| b.to_f64().total_cmp(&a.to_f64());
+    let all = || row.iter().copied().zip(0..);
+    let open = |class: &i32| hidden.binary_search(class).is_err();
+    if k > MOST_INSERTED {
+        let mut sorted: Vec<(T, i32)> = all().filter(|(_, class)| open(class)).collect();
+        sorted.sort_by(|a, b| falling(&a.0, &b.0));
+        sorted.truncate(k);
+        return sorted;
+    }
+    let mut best: Vec<(T, i32)> = Vec::with_capacity(k + 1);
+    for (x, class) in all() {
+        let worse = best.len() == k
+            && best
+                .last()
+                .is_none_or(|(least, _)| falling(&x, least) != Ordering::Less);
+        // Banned classes are searched only for one that would enter.
+        if worse || !open(&class) {
+            continue;
+        }
+        let place = best.partition_point(|(other, _)| *other >= x);
+        best.insert(place, (x, class));
+        best.truncate(k);
+    }
+    best
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::math::testing::*;
@@ -60,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_best_are_those_of_a_whole_sort() {
-        for (n, width, k) in [(1, 1, 1), (3, 7, 7), (5, 200, 20), (2, 5000, 3)] {
+        for (n, width, k) in [(1, 1, 1), (3, 7, 7), (5, 200, 20), (2, 5000, 3), (3, 300, 299)] {
             let x = numbers(4, n * width, 4.0);
             let banned: Vec<Vec<i32>> = (0..n)
                 .map(|i| (0..i).map(|j| (j * 3 % width) as i32).collect())
