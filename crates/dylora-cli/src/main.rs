@@ -6,12 +6,14 @@
 mod args;
 mod bench;
 mod data;
+mod embedded;
 mod eval;
 mod failure;
 mod fetch;
 mod plan_progress;
 mod predict;
 mod pretrain;
+mod profile;
 mod progress;
 mod reproduce;
 mod score;

@@ -1,19 +1,18 @@
 //! `dylora reproduce`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dylora_tasks::estimate::Estimate;
-use dylora_tasks::experiment::{FULL_LR, GluePlan, PAPER_SEEDS, PlanOptions, Summary};
+use dylora_tasks::experiment::{GluePlan, PlanOptions, Summary};
 use dylora_tasks::glue;
 use dylora_tasks::nn::Method;
 use dylora_tasks::run_dir::{write_json, write_text};
-use dylora_tasks::settings::{DataSource, TrainSettings};
-use dylora_tasks::table::Caption;
 use dylora_tasks::train::RunOptions;
 
-use crate::args::{DeviceArgs, Jobs, SettingsArgs, absolute, word};
+use crate::args::{DeviceArgs, Jobs, SettingsArgs, word};
 use crate::failure::{Failure, print, print_json};
 use crate::plan_progress::PlanProgress;
+use crate::profile::{Name, Profile};
 use crate::progress::duration;
 
 /// Flags of `dylora reproduce`.
@@ -26,36 +25,37 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     /// Table 2: the GLUE tasks
+    ///
+    /// Without --profile, --model and --data this is the profile mini: a small RoBERTa and generated tasks, both part of this
+    /// program, with seeds, epochs, learning rates and length of its own; the table says which. With --model and --data it is
+    /// the paper's recipe on these directories.
     Glue(Box<GlueArgs>),
 }
 
 #[derive(clap::Args)]
 struct GlueArgs {
+    /// What to run
+    #[arg(long, value_name = "WORD")]
+    profile: Option<Name>,
     /// Directory of the pretrained encoder: config.json, model.safetensors, tokenizer files
     #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    data: Option<PathBuf>,
     /// Tasks, separated by commas [default: all eight]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     tasks: Option<Vec<String>>,
-    /// Methods, separated by commas: lora, dylora, dylora-frozen, full
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        value_parser = word::<Method>,
-        default_value = "lora,dylora,dylora-frozen"
-    )]
-    methods: Vec<Method>,
-    /// Seeds, separated by commas; 10,42,4242,100,1010 are the paper's
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = PAPER_SEEDS)]
-    seeds: Vec<u64>,
-    /// Peak learning rate of the method `full`
-    #[arg(long, value_name = "X", default_value_t = FULL_LR)]
-    full_lr: f64,
-    /// Directory for runs and table [default: runs/glue/NAME-OF-MODEL-DIR]
+    /// Methods, separated by commas: lora, dylora, dylora-frozen, full [default: all; with --model and --data without full]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = word::<Method>)]
+    methods: Option<Vec<Method>>,
+    /// Seeds, separated by commas [default: the paper's 10,42,4242,100,1010; mini: the first two]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    seeds: Option<Vec<u64>>,
+    /// Peak learning rate of the method `full` [default: 2e-5; mini has its own]
+    #[arg(long, value_name = "X")]
+    full_lr: Option<f64>,
+    /// Directory for runs and table [default: runs/glue/PROFILE, or runs/glue/NAME-OF-MODEL-DIR]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Write a checkpoint every N steps, besides the end of every epoch
@@ -77,21 +77,20 @@ struct GlueArgs {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let What::Glue(args) = &args.what;
     args.device.check()?;
-    let plan = args.plan()?;
-    let experiments = plan.experiments()?;
-    let missing = plan.unfinished()?;
+    let profile = Profile::choose(args.profile, args.model.as_deref(), args.data.as_deref())?;
+    let mut plan = args.plan(&profile)?;
+    // Settings that cannot be used are found before anything is written or downloaded.
+    let runs = plan.experiments()?.len();
     anstream::eprintln!(
-        "reproduce glue: {} runs ({} tasks x {} methods x {} seeds), {} to do, in {}; profile: given model and data \
-         directories ({}, {})",
-        experiments.len(),
+        "reproduce glue: {runs} runs ({} tasks x {} methods x {} seeds); profile: {}",
         plan.tasks.len(),
         plan.methods.len(),
         plan.seeds.len(),
-        missing.len(),
-        plan.out.display(),
-        plan.recipe.model.display(),
-        args.data.display(),
+        profile.about()
     );
+    profile.provide(&mut plan)?;
+    let missing = plan.unfinished()?;
+    anstream::eprintln!("{} of {runs} runs to do, in {}", missing.len(), plan.out.display());
     let summary = if missing.is_empty() {
         Summary::default()
     } else {
@@ -115,7 +114,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             "stopped; the same command goes on where it was".to_owned(),
         ));
     }
-    let table = plan.table()?.with_caption(args.caption());
+    let table = plan.table()?.with_caption(profile.caption(&plan));
     if !table.rows.is_empty() {
         write_json(&plan.out.join("table.json"), &table)?;
         write_text(&plan.out.join("table.md"), &table.to_markdown())?;
@@ -125,15 +124,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         } else {
             print(table.to_text().trim_end())?;
         }
+        anstream::eprintln!("the table, with charts: {}", plan.out.join("table.html").display());
     }
     match summary.failed.as_slice() {
         [] => Ok(()),
         failed => {
             let names: Vec<_> = failed.iter().map(|(name, error)| format!("{name} ({error})")).collect();
             Err(Failure::Message(format!(
-                "{} of {} runs failed: {}",
+                "{} of {runs} runs failed: {}",
                 failed.len(),
-                experiments.len(),
                 names.join("; ")
             )))
         }
@@ -169,31 +168,9 @@ fn grouped(number: f64) -> String {
 }
 
 impl GlueArgs {
-    /// A directory's name does not prove what it holds, so the paper's setting is never claimed.
-    fn caption(&self) -> Caption {
-        let name = |dir: &Path| {
-            dir.file_name()
-                .unwrap_or(dir.as_os_str())
-                .to_string_lossy()
-                .into_owned()
-        };
-        Caption {
-            model: name(&self.model),
-            data: name(&self.data),
-            notes: vec!["Model and data are called by the names of their directories.".to_owned()],
-            same_setting_as_paper: false,
-        }
-    }
-
-    fn plan(&self) -> Result<GluePlan, Failure> {
-        let model = absolute(&self.model)?;
-        let mut recipe = TrainSettings::paper(
-            "",
-            &model,
-            DataSource::Glue {
-                dir: absolute(&self.data)?,
-            },
-        );
+    /// The plan, but for the directories of model and data.
+    fn plan(&self, profile: &Profile) -> Result<GluePlan, Failure> {
+        let mut recipe = profile.recipe();
         self.settings.apply(&mut recipe);
         let tasks = match &self.tasks {
             Some(names) => names
@@ -203,20 +180,15 @@ impl GlueArgs {
             None => glue::TASKS.iter().map(|task| task.name.to_owned()).collect(),
         };
         Ok(GluePlan {
-            out: self.out.clone().unwrap_or_else(|| default_out(&model)),
+            out: self.out.clone().unwrap_or_else(|| profile.default_out()),
             recipe,
-            full_lr: self.full_lr,
+            full_lr: self.full_lr.unwrap_or_else(|| profile.full_lr()),
             tasks,
-            methods: self.methods.clone(),
-            seeds: self.seeds.clone(),
-            profile: "given".to_owned(),
+            methods: self.methods.clone().unwrap_or_else(|| profile.methods().to_vec()),
+            seeds: self.seeds.clone().unwrap_or_else(|| profile.seeds().to_vec()),
+            profile: profile.name().to_owned(),
         })
     }
-}
-
-fn default_out(model: &Path) -> PathBuf {
-    let name = model.file_name().map_or_else(|| "given".into(), ToOwned::to_owned);
-    Path::new("runs").join("glue").join(name)
 }
 
 #[cfg(test)]

@@ -123,15 +123,20 @@ fn reproduce_prints_and_writes_the_table() -> TestResult {
     );
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        stderr.starts_with("reproduce glue: 2 runs (1 tasks x 2 methods x 1 seeds), 2 to do"),
+        stderr.starts_with("reproduce glue: 2 runs (1 tasks x 2 methods x 1 seeds); profile: given model and data"),
         "{stderr}"
     );
     let lines: Vec<_> = stderr.lines().collect();
+    assert!(lines[1].starts_with("2 of 2 runs to do, in "), "{stderr}");
     assert!(
-        lines[1].starts_with("about ") && lines[1].contains(" for 2 runs") && lines[1].contains("(measured: "),
+        lines[2].starts_with("about ") && lines[2].contains(" for 2 runs") && lines[2].contains("(measured: "),
         "{stderr}"
     );
-    let mut ended = lines[2..].to_vec();
+    assert!(
+        lines.last().is_some_and(|last| last.ends_with("table.html")),
+        "{stderr}"
+    );
+    let mut ended = lines[3..lines.len() - 1].to_vec();
     ended.sort_unstable();
     assert_eq!(ended.len(), 2, "one line per run: {stderr}");
     for (line, method) in ended.iter().zip(["dylora", "lora"]) {
@@ -152,7 +157,7 @@ fn reproduce_prints_and_writes_the_table() -> TestResult {
 
     let again = dylora(args);
     assert_eq!(stdout(&again), text);
-    assert!(String::from_utf8_lossy(&again.stderr).contains("0 to do"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("0 of 2 runs to do"));
 
     let mut other = args;
     other[15] = "2";

@@ -13,6 +13,13 @@ pub(super) enum Error {
     /// No connection, or none wanted. The callers say what else could be done.
     #[error("{0}")]
     Offline(String),
+    /// What is neither here nor to be had, and what else can be done.
+    #[error("{}", nowhere(.missing, .hub_cache, .reason))]
+    Nowhere {
+        missing: Vec<Missing>,
+        hub_cache: PathBuf,
+        reason: String,
+    },
     #[error("HF_ENDPOINT {0} is no http or https address")]
     Endpoint(String),
     #[error("{file} of {repo}: {status}: the hub wants a token that may read it; {hint}")]
@@ -57,6 +64,29 @@ pub(super) enum Error {
     },
     #[error("{}: {reason}", .path.display())]
     Data { path: PathBuf, reason: String },
+}
+
+/// Something that a command needs, and the flag that takes its directory.
+#[derive(Clone, Debug)]
+pub(super) struct Missing {
+    pub(super) what: String,
+    pub(super) flag: &'static str,
+}
+
+fn nowhere(missing: &[Missing], hub_cache: &Path, reason: &str) -> String {
+    let names: Vec<_> = missing.iter().map(|each| each.what.as_str()).collect();
+    let flags: Vec<_> = missing.iter().map(|each| format!("{} DIR", each.flag)).collect();
+    let (are, them, directory) = match missing.len() {
+        1 => ("is", "it", "its directory"),
+        _ => ("are", "them", "their directories"),
+    };
+    format!(
+        "{} {are} not in {} and {reason}: give {directory} ({}), a Hugging Face cache that holds {them} (HF_HOME), or a \
+         network (HF_ENDPOINT for a mirror); `cargo xtask reproduce glue` needs none of these",
+        names.join(" and "),
+        hub_cache.display(),
+        flags.join(" ")
+    )
 }
 
 impl Error {

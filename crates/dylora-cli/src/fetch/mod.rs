@@ -32,7 +32,7 @@ use dylora_tasks::task::Split;
 
 pub(crate) use self::bar::Bar;
 use self::cache::{CachedRepo, Repo};
-use self::error::{Error, Result};
+use self::error::{Error, Missing, Result};
 use self::hub::{Hub, Remote};
 use self::place::Place;
 use self::sources::Source;
@@ -79,11 +79,70 @@ pub(crate) fn glue(
     tasks: &[&str],
     report: &mut dyn FnMut(Event<'_>),
 ) -> std::result::Result<PathBuf, Failure> {
-    let tasks: Vec<_> = tasks
-        .iter()
-        .map(|name| glue::find(name))
-        .collect::<std::result::Result<_, _>>()?;
-    Ok(glue_at(&Place::from_env()?, given, &tasks, report)?)
+    Ok(glue_at(&Place::from_env()?, given, &found(tasks)?, report)?)
+}
+
+/// What the paper's GLUE table needs: [`roberta_base`] and [`glue`]. Where neither is to be had, one sentence names both.
+pub(crate) fn paper(
+    model: Option<&Path>,
+    data: Option<&Path>,
+    tasks: &[&str],
+    report: &mut dyn FnMut(Event<'_>),
+) -> std::result::Result<(PathBuf, PathBuf), Failure> {
+    Ok(paper_at(&Place::from_env()?, model, data, &found(tasks)?, report)?)
+}
+
+/// Whether `dir` has the rows of GLUE's train and dev files of `tasks`.
+///
+/// One row in a thousand may be off: copies of the larger files differ in whether they kept the few malformed rows.
+pub(crate) fn has_glue_rows(dir: &Path, tasks: &[&str]) -> bool {
+    let matches = |task: &&GlueTask| {
+        Source::of(task).is_ok_and(|source| {
+            let labelled = source.parts.iter().filter(|part| part.split != Split::Test);
+            labelled.into_iter().all(|part| {
+                task.load(dir, part.split)
+                    .is_ok_and(|rows| rows.len().abs_diff(part.rows) * 1000 <= part.rows)
+            })
+        })
+    };
+    found(tasks).is_ok_and(|tasks| tasks.iter().all(matches))
+}
+
+fn found(names: &[&str]) -> std::result::Result<Vec<&'static GlueTask>, dylora_tasks::Error> {
+    names.iter().map(|name| glue::find(name)).collect()
+}
+
+fn paper_at(
+    place: &Place,
+    model: Option<&Path>,
+    data: Option<&Path>,
+    tasks: &[&GlueTask],
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<(PathBuf, PathBuf)> {
+    // A directory that was given for nothing is found out before half a gigabyte comes.
+    let data_dir = data.map(|_| glue_at(place, data, tasks, report)).transpose()?;
+    let model_dir = roberta_base_at(place, model, report).map_err(|error| match error {
+        Error::Nowhere {
+            mut missing,
+            hub_cache,
+            reason,
+        } => {
+            if data_dir.is_none() && !glue_is_here(place, tasks) {
+                missing.push(missing_glue(tasks));
+            }
+            Error::Nowhere {
+                missing,
+                hub_cache,
+                reason,
+            }
+        }
+        other => other,
+    })?;
+    let data_dir = match data_dir {
+        Some(dir) => dir,
+        None => glue_at(place, None, tasks, report)?,
+    };
+    Ok((model_dir, data_dir))
 }
 
 fn roberta_base_at(place: &Place, given: Option<&Path>, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
@@ -98,7 +157,11 @@ fn roberta_base_at(place: &Place, given: Option<&Path>, report: &mut dyn FnMut(E
             return Ok(dir);
         }
     }
-    download_model(place, report).map_err(|error| nowhere("RoBERTa-base", "--model", place, error))
+    let missing = || Missing {
+        what: "RoBERTa-base".to_owned(),
+        flag: "--model",
+    };
+    download_model(place, report).map_err(|error| nowhere(missing, place, error))
 }
 
 fn download_model(place: &Place, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
@@ -144,18 +207,14 @@ fn glue_at(
         let missing: Vec<_> = tasks.iter().flat_map(|task| missing_of_task(dir, task)).collect();
         return check_given("--data", dir, &missing);
     }
-    let cached = CachedRepo::new(&place.hub_cache, GLUE);
-    let holds = |dir: &PathBuf| tasks.iter().all(|task| missing_of_task(dir, task).is_empty());
-    if let Some(dir) = converted(place, cached.main().as_deref()).into_iter().find(holds) {
+    if let Some(dir) = converted_glue(place, tasks) {
         return Ok(dir);
     }
     let sources: Vec<_> = tasks.iter().map(|task| Source::of(task)).collect::<Result<_>>()?;
-    let snapshot = match cached.main().map(|commit| cached.snapshot(&commit)) {
-        Some(dir) if sources.iter().all(|source| source.is_in(&dir)) => dir,
-        _ => download_glue(place, &cached, &sources, report).map_err(|error| {
-            let names: Vec<_> = tasks.iter().map(|task| task.name).collect();
-            nowhere(&format!("GLUE ({})", names.join(", ")), "--data", place, error)
-        })?,
+    let snapshot = match cached_glue(place, &sources) {
+        Some(dir) => dir,
+        None => download_glue(place, &CachedRepo::new(&place.hub_cache, GLUE), &sources, report)
+            .map_err(|error| nowhere(|| missing_glue(tasks), place, error))?,
     };
     let commit = snapshot.file_name().unwrap_or_default().to_string_lossy();
     let dir = place.own_cache.join(format!("glue-{commit}"));
@@ -166,6 +225,33 @@ fn glue_at(
         }
     }
     Ok(dir)
+}
+
+/// A folder of ours that has the files of all `tasks`.
+fn converted_glue(place: &Place, tasks: &[&GlueTask]) -> Option<PathBuf> {
+    let commit = CachedRepo::new(&place.hub_cache, GLUE).main();
+    let holds = |dir: &PathBuf| tasks.iter().all(|task| missing_of_task(dir, task).is_empty());
+    converted(place, commit.as_deref()).into_iter().find(holds)
+}
+
+/// The snapshot in the Hugging Face cache, if it has all `sources`.
+fn cached_glue(place: &Place, sources: &[&Source]) -> Option<PathBuf> {
+    let cached = CachedRepo::new(&place.hub_cache, GLUE);
+    let dir = cached.snapshot(&cached.main()?);
+    sources.iter().all(|source| source.is_in(&dir)).then_some(dir)
+}
+
+fn glue_is_here(place: &Place, tasks: &[&GlueTask]) -> bool {
+    let sources: Result<Vec<_>> = tasks.iter().map(|task| Source::of(task)).collect();
+    converted_glue(place, tasks).is_some() || sources.is_ok_and(|sources| cached_glue(place, &sources).is_some())
+}
+
+fn missing_glue(tasks: &[&GlueTask]) -> Missing {
+    let names: Vec<_> = tasks.iter().map(|task| task.name).collect();
+    Missing {
+        what: format!("GLUE ({})", names.join(", ")),
+        flag: "--data",
+    }
 }
 
 fn download_glue(
@@ -221,13 +307,13 @@ fn check_given(flag: &str, dir: &Path, missing: &[String]) -> Result<PathBuf> {
 }
 
 /// Says what else can be done when there is no network.
-fn nowhere(what: &str, flag: &str, place: &Place, error: Error) -> Error {
+fn nowhere(missing: impl FnOnce() -> Missing, place: &Place, error: Error) -> Error {
     match error {
-        Error::Offline(reason) => Error::Offline(format!(
-            "{what} is not in {} and {reason}: give its directory ({flag} DIR), a Hugging Face cache that holds it \
-             (HF_HOME), or a network (HF_ENDPOINT for a mirror); `cargo xtask reproduce glue` needs none of these",
-            place.hub_cache.display()
-        )),
+        Error::Offline(reason) => Error::Nowhere {
+            missing: vec![missing()],
+            hub_cache: place.hub_cache.clone(),
+            reason,
+        },
         other => other,
     }
 }

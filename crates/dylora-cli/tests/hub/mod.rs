@@ -1,6 +1,8 @@
 //! A hub on the loopback interface: it speaks as much of the protocol as a download uses, and misbehaves when told to.
 //!
 //! Two servers with a port each: the endpoint, which knows repositories, and the one it redirects to for large files.
+// Each test file uses its own part.
+#![allow(dead_code)]
 
 pub(crate) mod parquet_file;
 

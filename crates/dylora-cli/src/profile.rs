@@ -1,0 +1,408 @@
+//! What `dylora reproduce glue` runs on, and with which settings: the only file that tells one profile from another.
+//!
+//! A profile gives two directories, a recipe and words for the table. What follows is the same plan, trainer, evaluation and
+//! table for all of them.
+
+use std::path::{Path, PathBuf};
+
+use dylora_tasks::experiment::{FULL_LR, GluePlan, PAPER_SEEDS};
+use dylora_tasks::nn::{EncoderConfig, Family, Method};
+use dylora_tasks::settings::{DataSource, TrainSettings};
+use dylora_tasks::table::Caption;
+use serde_json::Value;
+
+use crate::args::absolute;
+use crate::embedded;
+use crate::failure::Failure;
+use crate::fetch::{self, Bar};
+
+/// Passes over the training rows.
+const MINI_EPOCHS: u32 = 5;
+/// Peak learning rate of the adapters.
+const MINI_LR: f64 = 2e-3;
+/// Peak learning rate of fine-tuning.
+const MINI_FULL_LR: f64 = 5e-4;
+/// The first two of the paper's seeds.
+const MINI_SEEDS: [u64; 2] = [PAPER_SEEDS[0], PAPER_SEEDS[1]];
+/// Most tokens of a row.
+const MINI_MAX_LENGTH: usize = 128;
+/// What a person should expect before anything is measured.
+const MINI_TIME: &str = "about 10 min on two cores";
+
+/// From the rows of GLUE, 30 epochs, 5 seeds and the rows a second of `docs/benchmarks.md`.
+const PAPER_TIME: &str =
+    "more than a year on two cores; a GPU, or a part such as --tasks rte,mrpc --seeds 10, takes less";
+
+const ADAPTERS: [Method; 3] = [Method::Lora, Method::DyLora, Method::DyLoraFrozen];
+const ALL_METHODS: [Method; 4] = [Method::Lora, Method::DyLora, Method::DyLoraFrozen, Method::Full];
+
+/// Profiles that have a name on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Name {
+    /// A small RoBERTa and generated tasks, both part of this program: minutes, no download
+    Mini,
+    /// RoBERTa-base and GLUE with the settings of the paper's Table 8: from --model and --data, the Hugging Face cache, or
+    /// its hub
+    Paper,
+}
+
+/// What is run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Profile {
+    /// What this program brings along.
+    Mini,
+    /// What the paper used; directories that were given, and the rest from cache or hub.
+    Paper {
+        model: Option<PathBuf>,
+        data: Option<PathBuf>,
+    },
+    /// A person's own model and data with the paper's recipe.
+    Given { model: PathBuf, data: PathBuf },
+}
+
+impl Profile {
+    /// # Errors
+    /// If flags contradict each other.
+    pub(crate) fn choose(name: Option<Name>, model: Option<&Path>, data: Option<&Path>) -> Result<Self, Failure> {
+        let (model, data) = (model.map(absolute).transpose()?, data.map(absolute).transpose()?);
+        match (name, model, data) {
+            (Some(Name::Paper), model, data) => Ok(Profile::Paper { model, data }),
+            (None, Some(model), Some(data)) => Ok(Profile::Given { model, data }),
+            (_, None, None) => Ok(Profile::Mini),
+            (Some(Name::Mini), ..) => Err(Failure::Message(
+                "--profile mini brings its own model and data; to use yours, give --model DIR and --data DIR without it"
+                    .to_owned(),
+            )),
+            (None, model, _) => {
+                let (given, lacking) = if model.is_some() {
+                    ("--model", "--data")
+                } else {
+                    ("--data", "--model")
+                };
+                Err(Failure::Message(format!(
+                    "{given} needs {lacking} DIR beside it; --profile paper gets what is missing, and with neither of them \
+                     the profile mini runs"
+                )))
+            }
+        }
+    }
+
+    /// Its name in tables.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Profile::Mini => "mini",
+            Profile::Paper { .. } => "paper",
+            Profile::Given { .. } => "given",
+        }
+    }
+
+    /// What it is, how long all of it takes and what else there is, for the first line that a person reads.
+    pub(crate) fn about(&self) -> String {
+        match self {
+            Profile::Mini => format!(
+                "mini, a small RoBERTa on generated tasks, both part of this program; the whole profile takes {MINI_TIME}; the \
+                 paper's setting: cargo xtask reproduce glue --profile paper"
+            ),
+            Profile::Paper { .. } => format!(
+                "paper, RoBERTa-base on GLUE with Table 8's settings; the whole profile takes {PAPER_TIME}; in minutes, on a \
+                 small model: cargo xtask reproduce glue"
+            ),
+            Profile::Given { model, data } => format!(
+                "given model and data directories ({}, {})",
+                model.display(),
+                data.display()
+            ),
+        }
+    }
+
+    /// Where runs and table go.
+    pub(crate) fn default_out(&self) -> PathBuf {
+        let name = match self {
+            Profile::Given { model, .. } => model.file_name().map_or_else(|| "given".into(), ToOwned::to_owned),
+            named => named.name().into(),
+        };
+        Path::new("runs").join("glue").join(name)
+    }
+
+    pub(crate) fn methods(&self) -> &'static [Method] {
+        match self {
+            Profile::Mini | Profile::Paper { .. } => &ALL_METHODS,
+            Profile::Given { .. } => &ADAPTERS,
+        }
+    }
+
+    pub(crate) fn seeds(&self) -> &'static [u64] {
+        match self {
+            Profile::Mini => &MINI_SEEDS,
+            Profile::Paper { .. } | Profile::Given { .. } => &PAPER_SEEDS,
+        }
+    }
+
+    pub(crate) fn full_lr(&self) -> f64 {
+        match self {
+            Profile::Mini => MINI_FULL_LR,
+            Profile::Paper { .. } | Profile::Given { .. } => FULL_LR,
+        }
+    }
+
+    /// Settings of every run; where model and data are is put in by [`Profile::provide`].
+    pub(crate) fn recipe(&self) -> TrainSettings {
+        let nowhere = Path::new("");
+        let mut recipe = TrainSettings::paper("", nowhere, DataSource::Glue { dir: nowhere.into() });
+        if *self == Profile::Mini {
+            recipe.epochs = MINI_EPOCHS;
+            recipe.lr = MINI_LR;
+            recipe.max_length = MINI_MAX_LENGTH;
+        }
+        recipe
+    }
+
+    /// Sees to it that model and data are there, and tells the plan where.
+    ///
+    /// # Errors
+    /// If they are not and cannot be had, or a file cannot be written.
+    pub(crate) fn provide(&self, plan: &mut GluePlan) -> Result<(), Failure> {
+        let (model, dir) = match self {
+            Profile::Mini => embedded::write(&absolute(&plan.out)?)?,
+            Profile::Given { model, data } => (model.clone(), data.clone()),
+            Profile::Paper { model, data } => {
+                let tasks: Vec<&str> = plan.tasks.iter().map(String::as_str).collect();
+                let mut bar = Bar::new();
+                let mut report = |event: fetch::Event<'_>| bar.show(event);
+                let (model, data) = fetch::paper(model.as_deref(), data.as_deref(), &tasks, &mut report)?;
+                (absolute(&model)?, absolute(&data)?)
+            }
+        };
+        plan.recipe.model = model;
+        plan.recipe.data = DataSource::Glue { dir };
+        Ok(())
+    }
+
+    /// Words for the table. A directory's name does not prove what it holds: the paper's setting is claimed only by the
+    /// profile `paper`, and only if model and data have the paper's sizes.
+    pub(crate) fn caption(&self, plan: &GluePlan) -> Caption {
+        let model = &plan.recipe.model;
+        let data = match &plan.recipe.data {
+            DataSource::Glue { dir } => dir,
+            DataSource::Files { train, .. } => train,
+        };
+        let by_name = "Model and data are called by the names of their directories.";
+        let (model, data, note, same_setting_as_paper) = match self {
+            Profile::Mini => (
+                "a small RoBERTa pre-trained by this project".to_owned(),
+                "tasks generated by this project".to_owned(),
+                "Neither the model nor the data are the paper's, so no number here can be compared with one of the paper; how \
+                 the methods differ from rank to rank can."
+                    .to_owned(),
+                false,
+            ),
+            Profile::Given { .. } => (name_of(model), name_of(data), by_name.to_owned(), false),
+            Profile::Paper { .. } => {
+                let tasks: Vec<&str> = plan.tasks.iter().map(String::as_str).collect();
+                let (base, real) = (is_roberta_base(model), fetch::has_glue_rows(data, &tasks));
+                let model = if base { "RoBERTa-base".to_owned() } else { name_of(model) };
+                let data = if real { "GLUE".to_owned() } else { name_of(data) };
+                let note = match (base, real) {
+                    (true, true) => "The model has RoBERTa-base's sizes, the data have GLUE's numbers of rows.",
+                    (false, true) => "The model has not RoBERTa-base's sizes; it is called by the name of its directory.",
+                    (true, false) => "The data have not GLUE's numbers of rows; they are called by the name of their directory.",
+                    (false, false) => by_name,
+                };
+                (model, data, note.to_owned(), base && real)
+            }
+        };
+        let mut notes = vec![note];
+        notes.extend(other_settings(plan));
+        if plan.methods.contains(&Method::Full) {
+            notes.push(format!(
+                "Table 8 has no learning rate for fine-tuning; here it is {}.",
+                plan.full_lr
+            ));
+        }
+        Caption {
+            model,
+            data,
+            notes,
+            same_setting_as_paper,
+        }
+    }
+}
+
+fn name_of(dir: &Path) -> String {
+    let name = dir.file_name().unwrap_or(dir.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+fn is_roberta_base(model: &Path) -> bool {
+    EncoderConfig::from_file(&model.join("config.json")).is_ok_and(|config| {
+        let sizes = (
+            config.num_layers,
+            config.hidden_size,
+            config.num_heads,
+            config.vocab_size,
+        );
+        config.family == Family::Roberta && sizes == (12, 768, 12, 50265)
+    })
+}
+
+/// Settings that are not those of the paper's recipe, as a sentence.
+fn other_settings(plan: &GluePlan) -> Option<String> {
+    let paper = TrainSettings::paper("", &plan.recipe.model, plan.recipe.data.clone());
+    let (Ok(Value::Object(ours)), Ok(Value::Object(paper))) =
+        (serde_json::to_value(&plan.recipe), serde_json::to_value(&paper))
+    else {
+        return None;
+    };
+    // The plan fills in what the recipe leaves open.
+    let open = ["task", "method", "seed"];
+    let mut words: Vec<String> = ours
+        .iter()
+        .filter(|(name, _)| !open.contains(&name.as_str()))
+        .filter_map(|(name, value)| {
+            let theirs = paper.get(name).unwrap_or(&Value::Null);
+            (value != theirs).then(|| format!("{} {} ({})", name.replace('_', " "), word(value), word(theirs)))
+        })
+        .collect();
+    if plan.seeds != PAPER_SEEDS {
+        words.push(format!("seeds {} ({})", list(&plan.seeds), list(&PAPER_SEEDS)));
+    }
+    (!words.is_empty()).then(|| {
+        format!(
+            "Settings that are not the paper's, with the paper's in brackets: {}.",
+            words.join(", ")
+        )
+    })
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "not set".to_owned(),
+        Value::String(word) => word.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn list(seeds: &[u64]) -> String {
+    seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The sizes of the published model, but for these.
+    fn write_config(model: &Path, hidden_size: usize) {
+        let config = serde_json::json!({
+            "model_type": "roberta", "vocab_size": 50265, "hidden_size": hidden_size, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514, "type_vocab_size": 1,
+            "pad_token_id": 1, "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+            "hidden_act": "gelu"
+        });
+        fs::create_dir_all(model).unwrap();
+        fs::write(model.join("config.json"), config.to_string()).unwrap();
+    }
+
+    fn write_rte(data: &Path, train: usize) {
+        fs::create_dir_all(data.join("RTE")).unwrap();
+        for (file, rows) in [("train.tsv", train), ("dev.tsv", 277)] {
+            let rows = (0..rows).map(|row| format!("{row}\tleft\tright\tentailment\n"));
+            let text = format!("index\tsentence1\tsentence2\tlabel\n{}", rows.collect::<String>());
+            fs::write(data.join("RTE").join(file), text).unwrap();
+        }
+    }
+
+    fn plan(profile: &Profile, model: &Path, data: &Path) -> GluePlan {
+        let mut recipe = profile.recipe();
+        recipe.model = model.to_owned();
+        recipe.data = DataSource::Glue { dir: data.to_owned() };
+        GluePlan {
+            recipe,
+            full_lr: profile.full_lr(),
+            tasks: vec!["rte".to_owned()],
+            methods: ADAPTERS.to_vec(),
+            seeds: profile.seeds().to_vec(),
+            out: profile.default_out(),
+            profile: profile.name().to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_papers_setting_is_claimed_by_what_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (model, data) = (dir.path().join("m"), dir.path().join("d"));
+        let paper = Profile::Paper {
+            model: None,
+            data: None,
+        };
+        let plan = plan(&paper, &model, &data);
+        let said = |profile: &Profile| {
+            let caption = profile.caption(&plan);
+            (caption.model, caption.data, caption.same_setting_as_paper)
+        };
+        let words = |model: &str, data: &str, same| (model.to_owned(), data.to_owned(), same);
+        write_config(&model, 768);
+        write_rte(&data, 2490);
+        assert_eq!(said(&paper), words("RoBERTa-base", "GLUE", true));
+        assert_eq!(
+            paper.caption(&plan).notes.len(),
+            1,
+            "nothing differs from the paper's settings"
+        );
+        // Two rows of 2490 are within one in a thousand, three are not.
+        write_rte(&data, 2488);
+        assert_eq!(said(&paper), words("RoBERTa-base", "GLUE", true));
+        write_rte(&data, 2487);
+        assert_eq!(said(&paper), words("RoBERTa-base", "d", false));
+        write_config(&model, 384);
+        assert_eq!(said(&paper), words("m", "d", false));
+        write_rte(&data, 2490);
+        assert_eq!(said(&paper), words("m", "GLUE", false));
+        // Nothing is claimed for a person's own directories.
+        write_config(&model, 768);
+        let given = Profile::Given {
+            model: model.clone(),
+            data: data.clone(),
+        };
+        assert_eq!(said(&given), words("m", "d", false));
+    }
+
+    #[test]
+    fn a_caption_lists_what_is_not_the_papers() {
+        let mut plan = plan(&Profile::Mini, Path::new("m"), Path::new("d"));
+        plan.methods.push(Method::Full);
+        plan.recipe.epochs = 7;
+        let caption = Profile::Mini.caption(&plan);
+        let settings = &caption.notes[1];
+        for words in ["epochs 7 (30)", "lr ", " (0.0004)", "max length 128 (512)"] {
+            assert!(settings.contains(words), "{settings}");
+        }
+        assert!(
+            !settings.contains("batch size") && !settings.contains("model"),
+            "{settings}"
+        );
+        assert_eq!(caption.notes.len(), 3, "and fine-tuning's rate");
+        assert!(!caption.same_setting_as_paper);
+    }
+
+    #[test]
+    fn directories_and_names_choose_the_profile() {
+        let some = Some(Path::new("x"));
+        let chosen = |name, model, data| Profile::choose(name, model, data).ok().map(|profile| profile.name());
+        assert_eq!(chosen(None, None, None), Some("mini"));
+        assert_eq!(chosen(Some(Name::Mini), None, None), Some("mini"));
+        assert_eq!(chosen(None, some, some), Some("given"));
+        for (model, data) in [(None, None), (some, None), (None, some), (some, some)] {
+            assert_eq!(chosen(Some(Name::Paper), model, data), Some("paper"));
+        }
+        for (name, model, data) in [
+            (None, some, None),
+            (None, None, some),
+            (Some(Name::Mini), some, some),
+            (Some(Name::Mini), None, some),
+        ] {
+            assert_eq!(chosen(name, model, data), None);
+        }
+    }
+}
