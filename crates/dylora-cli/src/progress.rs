@@ -240,12 +240,33 @@ impl Observer for Progress {
     }
 }
 
-/// `2 h 05 min`, `12 min`, `8 s`.
+/// `438 days`, `2 h 05 min`, `12 min`, `8 s`.
 pub(crate) fn duration(seconds: f64) -> String {
     let minutes = (seconds / 60.0).round() as u64;
     match minutes {
         0..2 => format!("{seconds:.0} s"),
         2..120 => format!("{minutes} min"),
-        _ => format!("{} h {:02} min", minutes / 60, minutes % 60),
+        120..5760 => format!("{} h {:02} min", minutes / 60, minutes % 60),
+        _ => format!("{} days", (minutes + 720) / 1440),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_the_unit_that_a_person_would_use() {
+        let hours = 3600.0;
+        for (seconds, text) in [
+            (8.4, "8 s"),
+            (12.0 * 60.0, "12 min"),
+            (2.0 * hours + 300.0, "2 h 05 min"),
+            (95.0 * hours, "95 h 00 min"),
+            (4.0 * 24.0 * hours, "4 days"),
+            (438.4 * 24.0 * hours, "438 days"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
     }
 }
