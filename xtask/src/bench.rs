@@ -1,20 +1,20 @@
-//! `cargo xtask bench ..`: a whole training step by default, single kernels on request; release mode in both cases.
+//! `cargo xtask bench ..`: a whole training step by default, single kernels or the metrics of text on request; always in
+//! release mode.
 
 use crate::run::{self, Done};
 
-/// `bench kernels ARGS` is `cargo bench` of dylora-tensor; everything else is `dylora bench ARGS`.
+/// `bench kernels ARGS` and `bench metrics ARGS` are `cargo bench` of one target; everything else is `dylora bench ARGS`.
 pub(crate) fn run(args: &[String]) -> Done {
     match args.split_first() {
-        Some((first, rest)) if first == "kernels" => kernels(rest),
+        Some((first, rest)) if first == "kernels" => target("dylora-tensor", "kernels", rest),
+        Some((first, rest)) if first == "metrics" => target("dylora-tasks", "text_metrics", rest),
         _ => run::dylora("bench", args),
     }
 }
 
-fn kernels(args: &[String]) -> Done {
+fn target(package: &str, name: &str, args: &[String]) -> Done {
     let mut command = run::cargo("bench");
     // The one target by name: `cargo bench` alone would start the unit tests too, and list them as ignored.
-    command
-        .args(["--package", "dylora-tensor", "--bench", "kernels"])
-        .args(args);
+    command.args(["--package", package, "--bench", name]).args(args);
     run::status(command)
 }

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use dylora_tasks::Error;
 use dylora_tasks::glue;
+use dylora_tasks::metric::text::chain::{Chain, Report};
+use dylora_tasks::metric::text::files::{read_hypotheses, read_references};
+use dylora_tasks::metric::text::meteor::{Data, Stage};
 use dylora_tasks::metric::{Predictions, score};
 use dylora_tasks::record::Scores;
 use dylora_tasks::task::{Head, Task};
@@ -14,35 +17,99 @@ use crate::failure::{Failure, print, print_json};
 /// Flags of `dylora score`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A GLUE task
+    /// A GLUE task, or e2e, webnlg or dart for generated text
     #[arg(long)]
     task: String,
-    /// Predictions: one value a line, or a file that `dylora predict` wrote
+    /// Predictions of a GLUE task: one value a line, or a file that `dylora predict` wrote
+    #[arg(long, value_name = "FILE", conflicts_with = "hypotheses")]
+    predictions: Option<PathBuf>,
+    /// Generated texts, one a line
     #[arg(long, value_name = "FILE")]
-    predictions: PathBuf,
-    /// True values, in the same form and order
-    #[arg(long, value_name = "FILE")]
-    references: PathBuf,
+    hypotheses: Option<PathBuf>,
+    /// True values, in the form and order of the predictions; or references of the texts: one file with an empty line between
+    /// groups, one .json file with a list of lists, or several files of which line N belongs to text N
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    references: Vec<PathBuf>,
+    /// Directory of METEOR's files: the official release, or the Python package pycocoevalcap
+    #[arg(long, value_name = "DIR", requires = "hypotheses")]
+    meteor_data: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let task = glue::find(&args.task)?.task();
+    match Chain::ALL.into_iter().find(|chain| chain.name() == args.task) {
+        Some(chain) => score_texts(args, chain),
+        None => score_predictions(args),
+    }
+}
+
+/// Generated text: what the task's official script prints, or JSON with everything.
+fn score_texts(args: &Args, chain: Chain) -> Result<(), Failure> {
+    let Some(path) = &args.hypotheses else {
+        return Err(Failure::Message(format!(
+            "--task {} needs --hypotheses FILE",
+            chain.name()
+        )));
+    };
+    let hypotheses = read_hypotheses(path)?;
+    let references = read_references(&args.references, hypotheses.len())?;
+    let data = args.meteor_data.as_deref().map(Data::open).transpose()?;
+    let report = chain.score(&hypotheses, &references, data.as_ref())?;
+    if args.json {
+        return print_json(&json(&report));
+    }
+    if let Some(note) = report.meteor_note() {
+        anstream::eprintln!("note: {note}");
+    }
+    print(&report.to_string())
+}
+
+/// Metrics by their official names, then how METEOR came about.
+fn json(report: &Report) -> serde_json::Value {
+    let mut object = serde_json::Map::new();
+    object.insert("task".to_owned(), report.chain.name().into());
+    object.insert("segments".to_owned(), report.segments.into());
+    for (name, value) in &report.values {
+        object.insert((*name).to_owned(), (*value).into());
+    }
+    let stages: Vec<&str> = report.meteor_stages.iter().copied().map(Stage::name).collect();
+    object.insert("meteor_stages".to_owned(), stages.into());
+    let missing: serde_json::Map<_, _> = report
+        .meteor_missing
+        .iter()
+        .map(|(stage, file)| (stage.to_string(), file.as_str().into()))
+        .collect();
+    object.insert("meteor_missing".to_owned(), missing.into());
+    if let Some(note) = report.meteor_note() {
+        object.insert("note".to_owned(), note.into());
+    }
+    object.into()
+}
+
+fn score_predictions(args: &Args) -> Result<(), Failure> {
+    let task = glue::find(&args.task).map_err(with_chains)?.task();
+    let (Some(predictions), [references]) = (&args.predictions, &args.references[..]) else {
+        let message = format!(
+            "--task {} needs --predictions FILE and one file of --references",
+            args.task
+        );
+        return Err(Failure::Message(message));
+    };
     let predictions = match task.head {
         Head::Classify(classes) => {
             let class = |value: &str| read_class(&task, classes, value);
             Predictions::Classes {
-                labels: read(&args.references, class)?,
-                predictions: read(&args.predictions, class)?,
+                labels: read(references, class)?,
+                predictions: read(predictions, class)?,
             }
         }
         Head::Regress => {
             let number = |value: &str| value.trim().parse().map_err(|_| "is not a number".to_owned());
             Predictions::Scores {
-                labels: read(&args.references, number)?,
-                predictions: read(&args.predictions, number)?,
+                labels: read(references, number)?,
+                predictions: read(predictions, number)?,
             }
         }
     };
@@ -55,6 +122,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let lines: Vec<_> = scores.0.iter().map(|(name, value)| format!("{name} {value}")).collect();
     print(&lines.join("\n"))
+}
+
+/// An unknown task is told all names that `score` knows.
+fn with_chains(error: Error) -> Error {
+    match error {
+        Error::UnknownTask { name, known } => Error::UnknownTask {
+            name,
+            known: format!("{known}, {}", Chain::ALL.map(Chain::name).join(", ")),
+        },
+        other => other,
+    }
 }
 
 /// A class by its name in the task's files, or by its number.

@@ -382,6 +382,77 @@ fn score_reads_one_value_a_line() -> TestResult {
 }
 
 #[test]
+fn score_of_generated_text() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> std::io::Result<String> {
+        let path = dir.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let texts = file("texts", "A pub near here.\nIt is a cheap pub.\n")?;
+    let references = file(
+        "references",
+        "A pub near here.\nNear here is a pub.\n\nIt is a cheap pub.\n",
+    )?;
+    let score = |task: &str, references: &str, more: &[&str]| {
+        let fixed = [
+            "score",
+            "--task",
+            task,
+            "--hypotheses",
+            &texts,
+            "--references",
+            references,
+        ];
+        dylora(fixed.iter().chain(more))
+    };
+    let output = score("e2e", &references, &[]);
+    let text = stdout(&output);
+    assert!(
+        text.starts_with("SCORES:\n==============\nBLEU: 1.0000\nNIST: "),
+        "{text}"
+    );
+    assert!(text.contains("\nMETEOR: not computed\n"), "{text}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("METEOR is not computed"), "{stderr}");
+
+    fs::create_dir(dir.path().join("data"))?;
+    let data = dir.path().to_string_lossy().into_owned();
+    file("english.words", "a\n.\n")?;
+    file("english.prefixes", "Mr\n")?;
+    let report: Value = serde_json::from_str(&stdout(&score("e2e", &references, &["--meteor-data", &data, "--json"])))?;
+    assert_eq!(
+        (&report["BLEU"], &report["METEOR"]),
+        (&Value::from(1.0), &Value::from(1.0))
+    );
+    assert_eq!(report["meteor_stages"], serde_json::json!(["exact", "stem"]));
+    let note = report["note"].as_str().unwrap_or_default();
+    assert!(
+        note.starts_with("METEOR ran with exact, stem only") && note.contains("paraphrase needs"),
+        "{note}"
+    );
+
+    let (one, two) = (
+        file("0", "a pub near here\nx\n")?,
+        file("1", "\nit is a cheap pub .\n")?,
+    );
+    let report: Value = serde_json::from_str(&stdout(&score("webnlg", &one, &[&two, "--json"])))?;
+    // The first text has a dot more than its one reference of four words.
+    assert_eq!(report["TER"], 0.125);
+
+    assert!(sentence(&score("e2e", &one, &["--meteor-data", "no/such"]), 1).contains("no/such"));
+    let message = sentence(&score("e2e", &file("short", "a\n")?, &[]), 1);
+    assert!(message.contains("short: 1 lines for 2 hypotheses"), "{message}");
+    let message = sentence(&dylora(["score", "--task", "dart", "--references", &one]), 1);
+    assert!(message.contains("--task dart needs --hypotheses FILE"), "{message}");
+    let message = sentence(&dylora(["score", "--task", "rte", "--references", &one]), 1);
+    assert!(message.contains("--task rte needs --predictions FILE"), "{message}");
+    let message = sentence(&score("no", &one, &[]), 1);
+    assert!(message.contains("e2e, webnlg, dart"), "{message}");
+    Ok(())
+}
+
+#[test]
 fn bench_reports_speed_as_json() -> TestResult {
     let fixture = Fixture::new()?;
     let shape = fixture.model().to_string_lossy().into_owned();

@@ -7,14 +7,22 @@
 //! | BLEU, NIST | [`bleu`], [`nist`] | the E2E challenge's Python form of mteval-v13a; Moses' `multi-bleu.perl` |
 //! | ROUGE-L | [`rouge`] | coco-caption's variant, as the E2E challenge calls it |
 //! | CIDEr | [`cider`] | coco-caption's CIDEr-D, its document frequencies taken from the references at hand |
+//! | METEOR | [`meteor`] | METEOR 1.5 for English, normalised; its lists come from the official release |
+//! | TER | [`ter`] | pyter, as the WebNLG and DART scorer calls it |
+//!
+//! [`chain`] puts them together as the tables of E2E, WebNLG and DART have them, and [`files`] reads what they read.
 //!
 //! What the official tool leaves undefined (it divides by zero) is an [`Error::Undefined`].
 
 pub mod bleu;
+pub mod chain;
 pub mod cider;
+pub mod files;
+pub mod meteor;
 pub mod ngram;
 pub mod nist;
 pub mod rouge;
+pub mod ter;
 pub mod tokenise;
 
 use rustc_hash::FxHashMap;

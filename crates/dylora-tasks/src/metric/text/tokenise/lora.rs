@@ -20,6 +20,31 @@ pub fn lora(text: &str) -> String {
     words.join(" ")
 }
 
+/// Words that the Treebank rules cut in two, with the length of the first half.
+const CONTRACTIONS: [(&str, usize); 6] = [
+    ("cannot", 3),
+    ("gimme", 3),
+    ("gonna", 3),
+    ("gotta", 3),
+    ("lemme", 3),
+    ("wanna", 3),
+];
+
+/// What nltk's `word_tokenize` makes of a line that [`lora`] has prepared, where nothing is left to do but this: a double quote
+/// becomes two backquotes, and six contractions are cut.
+pub fn treebank(line: &str) -> String {
+    let words = line.split(' ').map(|word| {
+        if word == "\"" {
+            return "``".to_owned();
+        }
+        match CONTRACTIONS.iter().find(|(whole, _)| *whole == word) {
+            Some((_, first)) => format!("{} {}", &word[..*first], &word[*first..]),
+            None => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +56,11 @@ mod tests {
             "don ' t ( ünder_score ) , 3 . 5 kg"
         );
         assert_eq!(lora("\t"), "");
+    }
+
+    #[test]
+    fn quotes_and_contractions_of_the_treebank() {
+        assert_eq!(treebank("you cannot say \" wanna \""), "you can not say `` wan na ``");
+        assert_eq!(treebank(""), "");
     }
 }

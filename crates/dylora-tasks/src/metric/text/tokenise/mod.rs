@@ -1,16 +1,26 @@
 //! From a line of text to words, as the official chains do it before each metric.
 
 mod lora;
+mod meteor;
 mod mteval;
 mod ptb;
 
-pub use lora::lora;
+pub use lora::{lora, treebank};
+pub use meteor::Normaliser;
 pub use mteval::{mteval, multi_bleu_detok};
 pub use ptb::ptb;
 
 /// Words between ASCII blanks, tabs and line breaks, as Perl splits bytes.
 pub fn ascii_words(text: &str) -> Vec<String> {
     text.split(is_ascii_blank)
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Words between Unicode white space, as Python's `str.split` has them.
+pub fn python_words(text: &str) -> Vec<String> {
+    text.split(is_python_blank)
         .filter(|word| !word.is_empty())
         .map(str::to_owned)
         .collect()
