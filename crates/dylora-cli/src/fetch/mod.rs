@@ -82,7 +82,7 @@ pub(crate) fn glue(
     Ok(glue_at(&Place::from_env()?, given, &found(tasks)?, report)?)
 }
 
-/// What the paper's GLUE table needs: [`roberta_base`] and [`glue`]. Where neither is to be had, one sentence names both.
+/// What the paper's GLUE table needs: [`roberta_base`] and [`glue()`]. Where neither is to be had, one sentence names both.
 pub(crate) fn paper(
     model: Option<&Path>,
     data: Option<&Path>,
