@@ -51,6 +51,7 @@ pub mod estimate;
 pub mod evaluate;
 pub mod experiment;
 pub mod generate;
+pub mod generation;
 pub mod glue;
 pub mod metric;
 pub mod mini;

@@ -157,10 +157,11 @@ impl Format {
 }
 
 /// A row as it stands in the file.
-struct Row {
-    line: usize,
-    text_a: String,
-    text_b: Option<String>,
+pub(crate) struct Row {
+    /// The line on which it begins, from 1.
+    pub(crate) line: usize,
+    pub(crate) text_a: String,
+    pub(crate) text_b: Option<String>,
     label: Option<String>,
 }
 
@@ -191,7 +192,8 @@ impl Found {
     }
 }
 
-fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<Row>> {
+/// The wanted columns of every row, in file order.
+pub(crate) fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<Row>> {
     let format = Format::of(path)?;
     let text = tsv::read_text(path)?;
     let rows = match format {
