@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use dylora_tasks::check;
+use dylora_tasks::generation::{self, GenerationTask, SplitReport};
 use dylora_tasks::glue;
 use dylora_tasks::mini;
 use dylora_tasks::prepare::OWN_TASKS;
@@ -22,7 +23,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Count rows and labels, or name the first bad line
+    /// Count rows and labels, or texts and inputs of every split, or name the first bad line
     Check(CheckArgs),
     /// Get GLUE and RoBERTa-base, from the Hugging Face cache or from its hub, and say where they are
     ///
@@ -35,13 +36,13 @@ enum Command {
 
 #[derive(clap::Args)]
 struct CheckArgs {
-    /// A GLUE task, or csv, tsv, jsonl for your own file
+    /// A GLUE task; e2e, dart or webnlg; or csv, tsv, jsonl for your own file
     #[arg(long)]
     task: String,
-    /// train, dev, dev-mismatched or test
-    #[arg(long, value_name = "SPLIT", default_value = "train", value_parser = word::<Split>)]
-    split: Split,
-    /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out
+    /// train, dev, dev-mismatched or test; without it train, or every split of e2e, dart and webnlg
+    #[arg(long, value_name = "SPLIT", value_parser = word::<Split>)]
+    split: Option<Split>,
+    /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out; or e2e/, dart/, webnlg_challenge_2017/
     #[arg(long, value_name = "DIR", required_unless_present = "file")]
     data: Option<PathBuf>,
     /// One file, laid out as the split is
@@ -146,7 +147,99 @@ fn run_fetch(args: &FetchArgs) -> Result<(), Failure> {
     print(&lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
 }
 
+/// Every split that is there, or the one asked for.
+#[derive(serde::Serialize)]
+struct Generation {
+    task: GenerationTask,
+    splits: Vec<SplitReport>,
+}
+
+fn check_generation(task: GenerationTask, args: &CheckArgs) -> Result<(), Failure> {
+    let mut checked = Generation {
+        task,
+        splits: Vec::new(),
+    };
+    let mut absent = Vec::new();
+    if let Some(file) = &args.file {
+        let corpus = task.load_file(file, args.split.unwrap_or(Split::Train))?;
+        checked.splits.push(generation::inspect(&corpus, None));
+    } else if let Some(data) = &args.data {
+        let mut train = None;
+        let all = [Split::Train, Split::Dev, Split::Test];
+        for split in args.split.map_or(all.to_vec(), |only| vec![only]) {
+            if args.split.is_none() && task.files(data, split)?.is_none() {
+                absent.push(split);
+                continue;
+            }
+            let corpus = task.load(data, split)?;
+            checked.splits.push(generation::inspect(&corpus, train.as_ref()));
+            if split == Split::Train {
+                train = Some(corpus);
+            }
+        }
+        if checked.splits.is_empty() {
+            // Says what was looked for.
+            task.load(data, Split::Train)?;
+        }
+    } else {
+        return Err(Failure::Message("--data or --file is needed".to_owned()));
+    }
+    if args.json {
+        return print_json(&checked);
+    }
+    let mut lines = vec![task.to_string()];
+    for report in &checked.splits {
+        describe(report, &mut lines);
+    }
+    lines.extend(absent.iter().map(|split| format!("  {split}: not there")));
+    print(&lines.join("\n"))
+}
+
+/// The lines of one split.
+fn describe(report: &SplitReport, lines: &mut Vec<String>) {
+    let number = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    lines.push(format!(
+        "  {}: {} for {}, from {}; {}",
+        report.split,
+        number(report.counts.texts, "text"),
+        number(report.counts.meanings, "input"),
+        number(report.files, "file"),
+        report.coverage(),
+    ));
+    lines.push(format!(
+        "    {} to train on, {} to write from",
+        number(report.pairs, "row"),
+        number(report.prompts, "prompt")
+    ));
+    for (category, found) in &report.categories {
+        let counts = found.counts;
+        let unseen = if found.seen { "" } else { ", unseen in training" };
+        let (texts, inputs) = (number(counts.texts, "text"), number(counts.meanings, "input"));
+        lines.push(format!("    {category}: {texts} for {inputs}{unseen}"));
+    }
+    for (comment, &texts) in &report.comments {
+        lines.push(format!("    comment {comment:?}: {}", number(texts, "text")));
+    }
+    if let Some(unknown) = report.unknown_relations.as_ref().filter(|unknown| !unknown.is_empty()) {
+        let some: Vec<&str> = unknown.iter().take(5).map(String::as_str).collect();
+        let rest = if unknown.len() > some.len() { ", ..." } else { "" };
+        lines.push(format!(
+            "    {} that train does not have: {}{rest}",
+            number(unknown.len(), "relation"),
+            some.join(", ")
+        ));
+    }
+    lines.extend(report.remarks.iter().map(|remark| format!("    {remark}")));
+}
+
 fn run_check(args: &CheckArgs) -> Result<(), Failure> {
+    if let Some(&task) = generation::TASKS
+        .iter()
+        .find(|task| task.name() == args.task.to_ascii_lowercase())
+    {
+        return check_generation(task, args);
+    }
+    let split = args.split.unwrap_or(Split::Train);
     let report = if OWN_TASKS.contains(&args.task.as_str()) {
         let (Some(file), Some(text)) = (&args.file, &args.text) else {
             return Err(Failure::Message(
@@ -158,10 +251,10 @@ fn run_check(args: &CheckArgs) -> Result<(), Failure> {
         let task = glue::find(&args.task)?;
         let path = match (&args.file, &args.data) {
             (Some(file), _) => file.clone(),
-            (None, Some(data)) => task.path(data, args.split)?,
+            (None, Some(data)) => task.path(data, split)?,
             (None, None) => return Err(Failure::Message("--data or --file is needed".to_owned())),
         };
-        check::glue(task, &path, args.split)?
+        check::glue(task, &path, split)?
     };
     if args.json {
         return print_json(&report);

@@ -5,6 +5,7 @@
 //! | step | module | gives |
 //! | --- | --- | --- |
 //! | file to rows | [`glue`], [`tabular`] (over [`tsv`]) | [`task::Example`] |
+//! | the same of a generation task, and prompts to ids | [`generation`] | [`generation::Corpus`], [`generation::prompt::EncodedPair`] |
 //! | text to ids | [`tokens`] | [`tokens::Encoded`] |
 //! | ids to batches without padding | [`pack`] | [`pack::PackedBatch`] |
 //! | batches to logits | [`classifier`] | logits |

@@ -28,7 +28,13 @@
 //! # }
 //! ```
 
+pub mod dart;
 pub mod e2e;
+mod inspect;
+pub mod prompt;
+mod published;
+pub mod webnlg;
+mod xml;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,16 +46,23 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::task::Split;
 
+pub use inspect::{CategoryCounts, SplitReport, inspect};
+pub use published::{Counts, Coverage, Edition};
+
 /// A data-to-text task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GenerationTask {
     /// Restaurant descriptions from attributes (Novikova et al., 2017).
     E2e,
+    /// Sentences from triples of tables and other corpora (Nan et al., 2021), version 1.1.1.
+    Dart,
+    /// Texts from DBpedia triples (Gardent et al., 2017, and the 2020 edition).
+    WebNlg,
 }
 
-/// All generation tasks, in the order of the paper's tables.
-pub const TASKS: &[GenerationTask] = &[GenerationTask::E2e];
+/// All generation tasks, in the order of the paper's Tables 6 and 9.
+pub const TASKS: &[GenerationTask] = &[GenerationTask::E2e, GenerationTask::Dart, GenerationTask::WebNlg];
 
 impl fmt::Display for GenerationTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,11 +70,29 @@ impl fmt::Display for GenerationTask {
     }
 }
 
+/// `subject property object`, each as the file spells it: WebNLG has underscores for blanks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Triple {
+    /// What is spoken of.
+    pub subject: String,
+    /// The relation.
+    pub property: String,
+    /// What is said of it.
+    pub object: String,
+}
+
 /// What a text is written from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// Attributes with their values, named as the E2E csv names them.
     Attributes(Vec<(String, String)>),
+    /// Triples, which are the prompt, in file order.
+    Triples {
+        /// WebNLG's modified triples, DART's triples.
+        triples: Vec<Triple>,
+        /// The sets of DBpedia triples that WebNLG made them from; empty elsewhere.
+        original: Vec<Vec<Triple>>,
+    },
 }
 
 /// A text that a person wrote for a meaning representation.
@@ -76,7 +107,7 @@ pub struct Reference {
 /// One row or entry of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The entry's own id, or `split-row` with rows counted from 0.
+    /// The entry's own id (WebNLG starts anew in every file), or `split-row` with rows counted from 0.
     pub id: String,
     /// What the texts are written from.
     pub meaning: Meaning,
@@ -97,6 +128,10 @@ pub struct Corpus {
     pub files: Vec<PathBuf>,
     /// Every row or entry in file order.
     pub entries: Vec<Entry>,
+    /// WebNLG's edition.
+    pub edition: Option<Edition>,
+    /// What a person should know of the files: a sentence each, with file and line.
+    pub remarks: Vec<String>,
 }
 
 /// One training row.
@@ -122,7 +157,7 @@ pub struct Group<'a> {
 }
 
 impl GenerationTask {
-    /// The task called `name` (`e2e`), in any case.
+    /// The task called `name` (`e2e`, `dart`, `webnlg`), in any case.
     ///
     /// # Errors
     /// [`Error::UnknownTask`] with all names.
@@ -142,20 +177,36 @@ impl GenerationTask {
     pub fn name(self) -> &'static str {
         match self {
             GenerationTask::E2e => "e2e",
+            GenerationTask::Dart => "dart",
+            GenerationTask::WebNlg => "webnlg",
         }
     }
 
-    /// The prompt of a meaning representation, as the LoRA paper's scripts spell it.
+    /// The prompt of a meaning representation, as the LoRA paper's scripts spell it; DART's properties in lower case.
     pub fn context(self, meaning: &Meaning) -> String {
+        let triple = |triple: &Triple| {
+            let property = match self {
+                GenerationTask::Dart => Cow::Owned(triple.property.to_lowercase()),
+                GenerationTask::E2e | GenerationTask::WebNlg => Cow::Borrowed(&triple.property),
+            };
+            format!("{} : {property} : {}", triple.subject, triple.object)
+        };
         match meaning {
             Meaning::Attributes(attributes) => e2e::context(attributes),
+            Meaning::Triples { triples, .. } => triples.iter().map(triple).collect::<Vec<_>>().join(" | "),
         }
     }
 
-    /// The text that a reference teaches: for E2E its tokenised spelling (see [`e2e::tokenise`]).
+    /// Whether a reference is learned from and scored against: of WebNLG only those that are judged `good`.
+    pub fn uses(self, reference: &Reference) -> bool {
+        self != GenerationTask::WebNlg || reference.comment == "good"
+    }
+
+    /// The text that a reference teaches: for E2E its tokenised spelling (see [`e2e::tokenise`]), else the text itself.
     pub fn target(self, text: &str) -> Cow<'_, str> {
         match self {
             GenerationTask::E2e => Cow::Owned(e2e::tokenise(text)),
+            GenerationTask::Dart | GenerationTask::WebNlg => Cow::Borrowed(text),
         }
     }
 
@@ -164,14 +215,19 @@ impl GenerationTask {
     /// # Errors
     /// [`Error::UnknownSplit`] for a split that no generation task has; [`Error::Io`].
     pub fn files(self, data: &Path, split: Split) -> Result<Option<Vec<PathBuf>>> {
-        let found = match self {
-            GenerationTask::E2e => self
-                .candidates(split)?
-                .into_iter()
-                .map(|name| data.join(name))
-                .find(|path| path.is_file()),
-        };
-        Ok(found.map(|path| vec![path]))
+        for name in self.candidates(split)? {
+            let path = data.join(name);
+            if path.is_file() {
+                return Ok(Some(vec![path]));
+            }
+            if path.is_dir() {
+                let files = webnlg::xml_files(&path)?;
+                if !files.is_empty() {
+                    return Ok(Some(files));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Names, relative to the data directory, under which a split may lie; the first that exists is read.
@@ -181,6 +237,8 @@ impl GenerationTask {
     fn candidates(self, split: Split) -> Result<Vec<String>> {
         let (folders, names) = match self {
             GenerationTask::E2e => (e2e::FOLDERS, e2e::names(split)),
+            GenerationTask::Dart => (dart::FOLDERS, dart::names(split)),
+            GenerationTask::WebNlg => (webnlg::FOLDERS, webnlg::names(split)),
         };
         let names = names.ok_or_else(|| Error::UnknownSplit {
             task: self.name().to_owned(),
@@ -227,10 +285,14 @@ impl GenerationTask {
             split,
             files: Vec::new(),
             entries: Vec::new(),
+            edition: None,
+            remarks: Vec::new(),
         };
         for path in files {
             match self {
                 GenerationTask::E2e => e2e::read(&path, &mut corpus)?,
+                GenerationTask::Dart => dart::read(&path, &mut corpus)?,
+                GenerationTask::WebNlg => webnlg::read(&path, &mut corpus)?,
             }
             corpus.files.push(path);
         }
@@ -239,12 +301,14 @@ impl GenerationTask {
 }
 
 impl Corpus {
-    /// The training rows in file order: every reference of every entry beside the prompt.
+    /// The training rows in file order: every reference that counts beside its prompt, but for empty ones, which would
+    /// teach to say nothing (DART has such; [`Corpus::remarks`] tells).
     pub fn pairs(&self) -> Vec<Pair<'_>> {
         let mut pairs = Vec::new();
         for entry in &self.entries {
             let context = self.task.context(&entry.meaning);
-            for reference in &entry.references {
+            let texts = entry.references.iter().filter(|reference| self.task.uses(reference));
+            for reference in texts.filter(|reference| !reference.text.trim().is_empty()) {
                 pairs.push(Pair {
                     context: context.clone(),
                     target: self.task.target(&reference.text),
@@ -255,11 +319,22 @@ impl Corpus {
         pairs
     }
 
-    /// Entries with the same prompt joined, in the order in which prompts first stand in the file.
+    /// Entries with the same prompt joined, in the order in which prompts first stand in the file. An entry all of whose
+    /// references do not count is left out; one that never had any (a test file without texts) is not.
     pub fn groups(&self) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();
         let mut index = FxHashMap::default();
         for entry in &self.entries {
+            let uses = |reference: &&Reference| self.task.uses(reference);
+            let mut texts = entry
+                .references
+                .iter()
+                .filter(uses)
+                .map(|reference| reference.text.as_str())
+                .peekable();
+            if texts.peek().is_none() && !entry.references.is_empty() {
+                continue;
+            }
             let context = self.task.context(&entry.meaning);
             let at = *index.entry(context).or_insert_with_key(|context| {
                 groups.push(Group {
@@ -269,9 +344,26 @@ impl Corpus {
                 });
                 groups.len() - 1
             });
-            let texts = entry.references.iter().map(|reference| reference.text.as_str());
             groups[at].references.extend(texts);
         }
         groups
+    }
+
+    /// [`Corpus::groups`] of WebNLG's categories that the train set has (`seen`) or has not; all for other tasks.
+    pub fn groups_of(&self, seen: bool) -> Vec<Group<'_>> {
+        let edition = self.edition;
+        let is_seen = |category: &str| edition.and_then(|edition| webnlg::is_seen(edition, category));
+        let mut groups = self.groups();
+        groups.retain(|group| group.category.and_then(is_seen).is_none_or(|found| found == seen));
+        groups
+    }
+}
+
+/// A parser's error with its line.
+fn json_error(path: &Path, error: &serde_json::Error) -> Error {
+    Error::Malformed {
+        path: path.to_path_buf(),
+        line: error.line(),
+        message: format!("not the json of this task: {error}"),
     }
 }

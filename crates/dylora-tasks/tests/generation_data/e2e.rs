@@ -1,24 +1,12 @@
-//! Readers of the generation tasks on small literal files and, where `DYLORA_TEST_DATA` names them, on the real ones.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // says what was not run
-
-mod common;
-
-use std::path::PathBuf;
+//! E2E: the csv, the text form, and what is wrong with bad ones.
 
 use dylora_tasks::generation::{Corpus, GenerationTask, Meaning, e2e};
 use dylora_tasks::task::Split;
 
-use common::{file, sentence};
+use crate::common::{file, sentence};
+use crate::{golden_json, real_data, strings};
 
-fn real_data(what: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("DYLORA_TEST_DATA").map(PathBuf::from);
-    if dir.is_none() {
-        println!("not run: {what} (DYLORA_TEST_DATA is not set)");
-    }
-    dir
-}
-
-fn e2e(name: &str, bytes: impl AsRef<[u8]>) -> dylora_tasks::Result<Corpus> {
+fn load(name: &str, bytes: impl AsRef<[u8]>) -> dylora_tasks::Result<Corpus> {
     let (_dir, path) = file(name, bytes);
     GenerationTask::E2e.load_file(&path, Split::Test)
 }
@@ -26,13 +14,15 @@ fn e2e(name: &str, bytes: impl AsRef<[u8]>) -> dylora_tasks::Result<Corpus> {
 const CSV: &str = "mr,ref\n";
 
 #[test]
-fn e2e_rows_of_the_csv() {
-    let corpus = e2e(
+fn rows_of_the_csv() {
+    let corpus = load(
         "a.csv",
         format!("{CSV}\"name[The Mill], priceRange[£20-25]\",\"A \"\"fine\"\" place, it's £20-25.\"\n\"name[Aromi]\",One \nname[The Mill],Two\n"),
     )
     .unwrap();
-    let Meaning::Attributes(attributes) = &corpus.entries[0].meaning;
+    let Meaning::Attributes(attributes) = &corpus.entries[0].meaning else {
+        panic!("triples");
+    };
     assert_eq!(
         *attributes,
         [
@@ -52,8 +42,8 @@ fn e2e_rows_of_the_csv() {
 }
 
 #[test]
-fn e2e_groups_keep_the_order_of_the_file() {
-    let corpus = e2e("a.csv", format!("{CSV}name[B],1\nname[A],2\nname[B],3\n")).unwrap();
+fn groups_keep_the_order_of_the_file() {
+    let corpus = load("a.csv", format!("{CSV}name[B],1\nname[A],2\nname[B],3\n")).unwrap();
     let groups = corpus.groups();
     let seen: Vec<_> = groups
         .iter()
@@ -63,13 +53,13 @@ fn e2e_groups_keep_the_order_of_the_file() {
 }
 
 #[test]
-fn e2e_text_form_reads_as_the_csv_does() {
-    let text = e2e(
+fn text_form_reads_as_the_csv_does() {
+    let text = load(
         "a.txt",
         "name : Aromi | Type : pub | family friendly : no||It isn 't . \n",
     )
     .unwrap();
-    let csv = e2e(
+    let csv = load(
         "a.csv",
         format!("{CSV}\"name[Aromi], eatType[pub], familyFriendly[no]\",It isn't.\n"),
     )
@@ -80,8 +70,8 @@ fn e2e_text_form_reads_as_the_csv_does() {
 }
 
 #[test]
-fn e2e_test_set_without_references() {
-    let corpus = e2e("testset.csv", "MR\n\"name[Aromi], eatType[pub]\"\nname[B]\n").unwrap();
+fn test_set_without_references() {
+    let corpus = load("testset.csv", "MR\n\"name[Aromi], eatType[pub]\"\nname[B]\n").unwrap();
     assert!(corpus.pairs().is_empty());
     assert_eq!(corpus.groups().len(), 2);
     let (_dir, path) = file("train.csv", "MR\nname[Aromi]\n");
@@ -92,27 +82,27 @@ fn e2e_test_set_without_references() {
 }
 
 #[test]
-fn e2e_takes_any_line_ends() {
+fn takes_any_line_ends() {
     let text = "name : A||One .\nname : B||Two .\nname : C||Three .\n";
-    let expected = e2e("a.txt", text).unwrap().entries;
-    assert_eq!(e2e("a.txt", text.replace('\n', "\r\n")).unwrap().entries, expected);
-    assert_eq!(e2e("a.txt", text.replacen('\n', "\r\n", 1)).unwrap().entries, expected);
+    let expected = load("a.txt", text).unwrap().entries;
+    assert_eq!(load("a.txt", text.replace('\n', "\r\n")).unwrap().entries, expected);
+    assert_eq!(load("a.txt", text.replacen('\n', "\r\n", 1)).unwrap().entries, expected);
     assert_eq!(
-        e2e("a.txt", format!("\u{feff}{}", text.trim_end())).unwrap().entries,
+        load("a.txt", format!("\u{feff}{}", text.trim_end())).unwrap().entries,
         expected
     );
     let csv = format!("{CSV}name[A],One .\nname[B],Two .\nname[C],Three .\n");
-    assert_eq!(e2e("a.csv", &csv).unwrap().entries, expected);
-    assert_eq!(e2e("a.csv", csv.replacen('\n', "\r\n", 2)).unwrap().entries, expected);
-    assert_eq!(e2e("a.csv", csv.replacen('\n', "\r", 2)).unwrap().entries, expected);
+    assert_eq!(load("a.csv", &csv).unwrap().entries, expected);
+    assert_eq!(load("a.csv", csv.replacen('\n', "\r\n", 2)).unwrap().entries, expected);
+    assert_eq!(load("a.csv", csv.replacen('\n', "\r", 2)).unwrap().entries, expected);
     assert_eq!(
-        sentence(e2e("a.txt", text.replacen('\n', "\r", 1))),
+        sentence(load("a.txt", text.replacen('\n', "\r", 1))),
         "a.txt, line 1: a carriage return stands inside the line"
     );
 }
 
 #[test]
-fn e2e_bad_rows_are_named() {
+fn bad_rows_are_named() {
     let once = "|| stands between meaning representation and reference exactly once, here it stands";
     for (rows, expected) in [
         ("name : A||Fine .\nname : A | Fine .\n", format!("line 2: {once} 0 times")),
@@ -127,7 +117,7 @@ fn e2e_bad_rows_are_named() {
                 .to_owned(),
         ),
     ] {
-        assert_eq!(sentence(e2e("a.txt", rows)), format!("a.txt, {expected}"));
+        assert_eq!(sentence(load("a.txt", rows)), format!("a.txt, {expected}"));
     }
     for (row, expected) in [
         ("name[A],\n", "line 2: the reference is empty"),
@@ -151,14 +141,14 @@ fn e2e_bad_rows_are_named() {
         ),
     ] {
         assert_eq!(
-            sentence(e2e("a.csv", format!("{CSV}{row}"))),
+            sentence(load("a.csv", format!("{CSV}{row}"))),
             format!("a.csv, {expected}")
         );
     }
-    assert_eq!(sentence(e2e("a.csv", CSV)), "a.csv has a header row but no data rows");
-    assert_eq!(sentence(e2e("a.txt", "")), "a.txt is empty");
+    assert_eq!(sentence(load("a.csv", CSV)), "a.csv has a header row but no data rows");
+    assert_eq!(sentence(load("a.txt", "")), "a.txt is empty");
     assert_eq!(
-        sentence(e2e("a.txt", b"name : A||B\n\xff")),
+        sentence(load("a.txt", b"name : A||B\n\xff")),
         "a.txt, line 2: not valid UTF-8"
     );
     let dir = tempfile::tempdir().unwrap();
@@ -175,7 +165,7 @@ fn e2e_bad_rows_are_named() {
 /// Rows and meaning representations as published; and both forms of the dev set, which were made by different people, give
 /// the same prompts and targets on all 4672 rows.
 #[test]
-fn e2e_real_files() {
+fn real_files() {
     let Some(data) = real_data("the real E2E files") else {
         return;
     };
@@ -218,10 +208,17 @@ fn e2e_real_files() {
             .collect::<Vec<_>>()
     };
     assert_eq!(contexts(&blind), contexts(&test));
+    if let Some(golden) = golden_json("e2e_test.refs.json", "E2E's groups of references") {
+        let groups = test.groups();
+        assert_eq!(groups.len(), golden.len());
+        for (group, references) in groups.iter().zip(&golden) {
+            assert_eq!(group.references, strings(references));
+        }
+    }
 }
 
 #[test]
-fn e2e_tokenised_text() {
+fn tokenised_text() {
     for (text, tokens) in [
         ("A 5-star pub.", "A 5 - star pub ."),
         ("£20- £30.99, isn't it?!", "£ 20- £ 30.99 , isn 't it ? !"),
