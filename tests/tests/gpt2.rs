@@ -1,10 +1,11 @@
 //! Small random GPT-2s against transformers: logits, label-smoothed loss on the targets and every gradient, without
 //! adapters and with them at every rank. Fixture: `tests/fixtures/make_gpt2.py`.
 
+#![allow(clippy::print_stderr)]
+
 use std::path::{Path, PathBuf};
 
 use dylora_autograd::gradcheck;
-use dylora_nn::autograd::ops::CrossEntropy;
 use dylora_nn::autograd::{OpKind, Parameter, RankSlice, Tape};
 use dylora_nn::tensor::{DType, Device, Error as TensorError, Purpose, Stream, Tensor};
 use dylora_nn::{
@@ -37,6 +38,7 @@ struct Fixture {
     /// Texts with the numbers of their targets.
     texts: Vec<(Vec<i32>, usize)>,
     smoothing: f64,
+    device: Device,
     _dir: tempfile::TempDir,
 }
 
@@ -63,13 +65,14 @@ impl Fixture {
             config: Gpt2Config::from_file(&fixtures().join(format!("{name}.json")))?,
             weights: Checkpoint::open(dir.path())?,
             smoothing,
+            device: Device::cpu(),
             file,
             _dir: dir,
         })
     }
 
     fn model(&self, dtype: DType, adapter: Option<&AdapterSettings>) -> Result<Gpt2LanguageModel> {
-        Gpt2LanguageModel::new(&Device::cpu(), dtype, &self.config, adapter, Some(&self.weights), 0)
+        Gpt2LanguageModel::new(&self.device, dtype, &self.config, adapter, Some(&self.weights), 0)
     }
 
     fn expected(&self, key: &str) -> Result<Vec<f64>> {
@@ -78,7 +81,7 @@ impl Fixture {
 
     /// Logits of every token but each text's last, then the loss, both held against the fixture; gradients are left.
     fn hold(&self, model: &Gpt2LanguageModel, slice: RankSlice, place: &str, tolerance: f64) -> TestResult {
-        let device = Device::cpu();
+        let device = self.device.clone();
         let all: Vec<(&[i32], usize)> = self
             .texts
             .iter()
@@ -103,18 +106,14 @@ impl Fixture {
         }
         let texts: Vec<(&[i32], usize)> = self.texts.iter().map(|(ids, n)| (ids.as_slice(), *n)).collect();
         let (inputs, targets) = CausalInputs::for_training(&device, &texts)?;
-        let mean = CrossEntropy {
-            smoothing: self.smoothing,
-            ignore: None,
-            weight: 1.0 / targets.len() as f64,
-        };
+        let weight = 1.0 / targets.len() as f64;
         let mut tape = Tape::new();
         let mut ctx = Ctx {
             tape: &mut tape,
             slice,
             dropout: None,
         };
-        let loss = model.loss(&mut ctx, &inputs, &targets, &mean)?;
+        let loss = model.loss(&mut ctx, &inputs, &targets, self.smoothing, weight)?;
         let error = distance(&loss.value().to_f64_vec()?, &self.expected(&format!("{place}/loss"))?);
         assert!(error < tolerance, "{place}: the loss differs by {error:e}");
         tape.backward(&loss)?;
@@ -155,9 +154,25 @@ const PRECISIONS: [(DType, &str, f64); 2] = [(DType::F32, "f32", 1e-5), (DType::
 
 #[test]
 fn logits_loss_and_every_gradient_equal_those_of_transformers() -> TestResult {
+    plain_models(&Device::cpu(), &PRECISIONS)
+}
+
+#[test]
+fn a_gpu_gives_what_transformers_gives() -> TestResult {
+    if Device::count_cuda() == 0 {
+        eprintln!("not run: no CUDA device");
+        return Ok(());
+    }
+    let device = Device::cuda(0, None)?;
+    plain_models(&device, &PRECISIONS[..1])?;
+    adapted_models(&device, &PRECISIONS[..1])
+}
+
+fn plain_models(device: &Device, precisions: &[(DType, &str, f64)]) -> TestResult {
     for (name, smoothing) in [("a", 0.1), ("b", 0.0)] {
-        let fixture = Fixture::open(name, smoothing)?;
-        for (dtype, precision, tolerance) in PRECISIONS {
+        let mut fixture = Fixture::open(name, smoothing)?;
+        fixture.device = device.clone();
+        for (dtype, precision, tolerance) in precisions.iter().copied() {
             let model = fixture.model(dtype, None)?;
             fixture.hold(&model, RankSlice::full(0), precision, tolerance)?;
             let parameters = model.parameters();
@@ -195,15 +210,20 @@ fn factor(parameter: &Parameter) -> String {
 
 #[test]
 fn adapters_on_the_query_and_value_thirds_equal_a_stacked_layer_at_every_rank() -> TestResult {
-    let fixture = Fixture::open("a", 0.1)?;
-    for (dtype, precision, tolerance) in PRECISIONS {
+    adapted_models(&Device::cpu(), &PRECISIONS)
+}
+
+fn adapted_models(device: &Device, precisions: &[(DType, &str, f64)]) -> TestResult {
+    let mut fixture = Fixture::open("a", 0.1)?;
+    fixture.device = device.clone();
+    for (dtype, precision, tolerance) in precisions.iter().copied() {
         let model = fixture.model(dtype, Some(&AdapterSettings::query_value(RANK, ALPHA)))?;
         let parameters = model.parameters();
         assert_eq!(parameters.len(), 2 * 2 * fixture.config.num_layers);
         for parameter in &parameters {
             let stored = fixture
                 .file
-                .tensor(&format!("lora/{}", factor(parameter)), dtype, &Device::cpu())?;
+                .tensor(&format!("lora/{}", factor(parameter)), dtype, device)?;
             parameter.value().copy_from(&stored)?;
         }
         for b in 1..=RANK {
@@ -219,7 +239,7 @@ fn adapters_on_the_query_and_value_thirds_equal_a_stacked_layer_at_every_rank() 
             let dir = tempfile::tempdir()?;
             save_tensors(&dir.path().join("model.safetensors"), &model.merge(b)?, &[])?;
             let merged = Checkpoint::open(dir.path())?;
-            let plain = Gpt2LanguageModel::new(&Device::cpu(), dtype, &fixture.config, None, Some(&merged), 0)?;
+            let plain = Gpt2LanguageModel::new(device, dtype, &fixture.config, None, Some(&merged), 0)?;
             fixture.hold(&plain, RankSlice::full(0), &place, tolerance)?;
         }
         assert!(fixture.model(dtype, None)?.merge(1)?.len() == fixture.weights.names().count());
@@ -241,12 +261,7 @@ fn frozen_weights_have_no_gradient_and_the_tape_keeps_none_of_them() -> TestResu
         slice: RankSlice::prefix(2),
         dropout: None,
     };
-    let sum = CrossEntropy {
-        smoothing: 0.1,
-        ignore: None,
-        weight: 1.0,
-    };
-    model.loss(&mut ctx, &inputs, &targets, &sum)?;
+    model.loss(&mut ctx, &inputs, &targets, 0.1, 1.0)?;
     // Nothing is recorded before the first adapter, and no logits are kept after the last layer.
     assert_eq!(tape.recorded().next(), Some(OpKind::LoraLinear));
     assert_eq!(tape.recorded().last(), Some(OpKind::LinearCrossEntropy));
@@ -305,11 +320,7 @@ fn a_whole_model_matches_central_differences_in_every_mode() -> TestResult {
         (&[10, 2, 2, 11, 12, 18], 5),
     ];
     let (inputs, targets) = CausalInputs::for_training(&Device::cpu(), &texts)?;
-    let mean = CrossEntropy {
-        smoothing: 0.1,
-        ignore: None,
-        weight: 1.0 / targets.len() as f64,
-    };
+    let weight = 1.0 / targets.len() as f64;
     let all = Target::ALL;
     let modes: [(Option<&[Target]>, Method); 4] = [
         (Some(&[Target::Query, Target::Value]), Method::DyLora),
@@ -331,7 +342,7 @@ fn a_whole_model_matches_central_differences_in_every_mode() -> TestResult {
                         dropout: dropout.map(|stream| stream.draws(3)),
                     };
                     model
-                        .loss(&mut ctx, &inputs, &targets, &mean)
+                        .loss(&mut ctx, &inputs, &targets, 0.1, weight)
                         .map_err(|error| match error {
                             Error::Tensor(error) => error,
                             other => TensorError::invalid("model", other.to_string()),

@@ -3,7 +3,7 @@
 
 use dylora_autograd::gradcheck::{self, Derivative};
 use dylora_autograd::ops::{self, AttentionArgs, CrossEntropy, Gelu, Lora};
-use dylora_autograd::tensor::{DType, Device, Dropout, Purpose, Segments, Stream, Tensor};
+use dylora_autograd::tensor::{Device, Dropout, Purpose, Segments, Stream, Tensor};
 use dylora_autograd::{
     CustomOp, GradMask, GradSink, Input, OpKind, Parameter, RankSlice, Result, SliceCell, Tape, Var, Weight,
 };
@@ -321,22 +321,22 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
         OpKind::LinearCrossEntropy => {
             let (x, w) = (make.weight(0, &[n, d])?, make.weight(1, &[m, d])?);
             let (targets, whole) = (make.ids(n, m)?, make.tensor(&[m, d])?);
+            let (places, aim) = (make.tensor(&[n, d])?, make.tensor(&[1])?);
             let settings = CrossEntropy {
                 smoothing: if case.flags & 1 == 0 { 0.0 } else { 0.1 },
                 ignore: (case.flags & 2 == 0).then_some(0),
                 weight: 0.3,
             };
             skip_constant(&make.parameters, case.seed, &mut |tape| {
-                // x elsewhere too and W as a value too, so that gradients are added to others; rank is the chunk.
+                // x elsewhere too and W as a value too, so that gradients are added to others; the loss goes on to a
+                // square, so that its own gradient is not one; rank is the chunk.
                 let v = input(tape, &x)?;
                 let loss = ops::linear_cross_entropy(tape, &v, &w, &targets, &settings, case.rank)?;
-                let (w, v) = (
-                    input(tape, &w)?,
-                    squash(tape, &v, &Tensor::zeros(v.value().device(), DType::F64, &[n, d])?)?,
-                );
-                let other = squash(tape, &w, &whole)?;
-                let sum = ops::add(tape, &loss, &v)?;
-                ops::add(tape, &sum, &other)
+                let loss = squash(tape, &loss, &aim)?;
+                let w = input(tape, &w)?;
+                let (first, second) = (squash(tape, &v, &places)?, squash(tape, &w, &whole)?);
+                let sum = ops::add(tape, &loss, &first)?;
+                ops::add(tape, &sum, &second)
             })
         }
         OpKind::CrossEntropy => {

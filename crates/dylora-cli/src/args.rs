@@ -86,6 +86,9 @@ pub(crate) struct SettingsArgs {
     /// Dropout of hidden states and attention [default: the model's own]
     #[arg(long, value_name = "P")]
     dropout: Option<f64>,
+    /// Share of each target that a language model's loss spreads over the vocabulary [default: 0.1 for --task text]
+    #[arg(long, value_name = "P")]
+    label_smoothing: Option<f64>,
     /// Most tokens of a row [default: 512]
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
@@ -131,7 +134,7 @@ impl SettingsArgs {
             warmup_ratio,
             clip
         );
-        take!(max_length, token_budget, precision);
+        take!(max_length, token_budget, precision, label_smoothing);
         settings.warmup_steps = self.warmup_steps.or(settings.warmup_steps);
         settings.dropout = self.dropout.or(settings.dropout);
         settings.max_train_rows = self.max_train_rows.or(settings.max_train_rows);

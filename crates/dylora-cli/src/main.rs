@@ -10,6 +10,7 @@ mod embedded;
 mod eval;
 mod failure;
 mod fetch;
+mod generate;
 mod plan_progress;
 mod predict;
 mod pretrain;
@@ -44,6 +45,8 @@ enum Command {
     Eval(eval::Args),
     /// Predictions of a finished run, one row per example
     Predict(predict::Args),
+    /// Texts that a finished run of --task text writes after contexts
+    Generate(generate::Args),
     /// Metrics of predictions in a file
     Score(score::Args),
     /// Look at data files, or get those of the paper
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Reproduce(args) => reproduce::run(&args),

@@ -184,7 +184,7 @@ impl Profile {
         let model = &plan.recipe.model;
         let data = match &plan.recipe.data {
             DataSource::Glue { dir } => dir,
-            DataSource::Files { train, .. } => train,
+            DataSource::Files { train, .. } | DataSource::Pairs { train, .. } => train,
         };
         let by_name = "Model and data are called by the names of their directories.";
         let (model, data, note, same_setting_as_paper) = match self {

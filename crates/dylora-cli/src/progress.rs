@@ -205,6 +205,10 @@ impl Observer for Progress {
                     None => {}
                 }
             }
+            Event::Cut { path, texts } => self.say(&format!(
+                "{}: {texts} texts were longer than the model or --max-length allow and were cut",
+                path.display()
+            )),
             Event::EpochEnd { epoch, loss } if !self.terminal => {
                 self.say(&format!("epoch {epoch}: mean loss {loss:.4}"));
             }

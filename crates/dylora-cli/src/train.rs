@@ -1,11 +1,13 @@
 //! `dylora train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dylora_tasks::nn::Method;
+use dylora_tasks::prepare::task_name;
 use dylora_tasks::run_dir::RunDir;
 use dylora_tasks::settings::{DataSource, TrainSettings};
 use dylora_tasks::tabular::Columns;
+use dylora_tasks::text2text;
 use dylora_tasks::train::{Outcome, RunOptions, resume, train};
 
 use crate::args::{DeviceArgs, SettingsArgs, absolute, word};
@@ -15,17 +17,17 @@ use crate::progress::Progress;
 /// Flags of `dylora train`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A GLUE task (mrpc, rte, cola, ...), or csv, tsv, jsonl for your own files
+    /// A GLUE task (mrpc, rte, cola, ...); csv, tsv, jsonl for your own files; text for a GPT-2 that learns to write
     #[arg(long, required_unless_present = "resume")]
     task: Option<String>,
-    /// Directory of the pretrained encoder: config.json, model.safetensors, tokenizer files
+    /// Directory of the pretrained model: config.json, model.safetensors, tokenizer files
     #[arg(long, value_name = "DIR", required_unless_present = "resume")]
     model: Option<PathBuf>,
     /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Your own file of training rows
-    #[arg(long, value_name = "FILE", requires_all = ["dev", "text", "label"], conflicts_with = "data")]
+    /// Your own file of training rows; for --task text a jsonl file with context and completion
+    #[arg(long, value_name = "FILE", requires = "dev", conflicts_with = "data")]
     train: Option<PathBuf>,
     /// Your own file of rows to evaluate on
     #[arg(long, value_name = "FILE", requires = "train")]
@@ -73,19 +75,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         (Some(dir), _) => {
             let mut settings = RunDir::open(dir)?.settings()?;
             args.apply(&mut settings)?;
+            let resume = if is_text(&settings) { text2text::resume } else { resume };
             (resume(dir, Some(&settings), options, &mut progress)?, dir)
         }
         (None, Some(dir)) => {
             let (Some(task), Some(model)) = (&args.task, &args.model) else {
                 return Err(Failure::Message("--task and --model are needed".to_owned()));
             };
-            let data = args.data()?.ok_or_else(|| {
-                Failure::Message(
-                    "--data DIR is needed, or --train, --dev, --text and --label for your own files".to_owned(),
-                )
-            })?;
-            let mut settings = TrainSettings::new(task, model, data);
+            let mut settings = args.defaults(task, model)?;
             args.apply(&mut settings)?;
+            let train = if is_text(&settings) { text2text::train } else { train };
             (train(&settings, dir, options, &mut progress)?, dir)
         }
         (None, None) => return Err(Failure::Message("--out or --resume is needed".to_owned())),
@@ -101,12 +100,36 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
+/// Whether these are settings of a language model's run.
+fn is_text(settings: &TrainSettings) -> bool {
+    settings.task == text2text::TASK
+}
+
 impl Args {
+    /// A task's settings before what was given.
+    fn defaults(&self, task: &str, model: &Path) -> Result<TrainSettings, Failure> {
+        let data = self.data()?;
+        if task_name(task)? == text2text::TASK {
+            return match (&self.train, &self.dev) {
+                (Some(train), Some(dev)) => Ok(TrainSettings::text(model, train, dev)),
+                _ => Err(Failure::Message(
+                    "--task text needs --train and --dev, two jsonl files".to_owned(),
+                )),
+            };
+        }
+        let data = data.ok_or_else(|| {
+            Failure::Message(
+                "--data DIR is needed, or --train, --dev, --text and --label for your own files".to_owned(),
+            )
+        })?;
+        Ok(TrainSettings::new(task, model, data))
+    }
+
     /// Puts what was given into `settings`.
     fn apply(&self, settings: &mut TrainSettings) -> Result<(), Failure> {
         if let Some(task) = &self.task {
             // The run keeps the table's own spelling: `sst2` is `sst-2`.
-            settings.task = dylora_tasks::prepare::task_name(task)?;
+            settings.task = task_name(task)?;
         }
         if let Some(model) = &self.model {
             settings.model = absolute(model)?;
@@ -123,7 +146,13 @@ impl Args {
     fn data(&self) -> Result<Option<DataSource>, Failure> {
         Ok(match (&self.data, &self.train, &self.dev, &self.text) {
             (Some(dir), ..) => Some(DataSource::Glue { dir: absolute(dir)? }),
-            (None, Some(train), Some(dev), Some(text)) => Some(DataSource::Files {
+            (None, Some(train), Some(dev), None) if self.task.as_deref().is_none_or(|task| task == text2text::TASK) => {
+                Some(DataSource::Pairs {
+                    train: absolute(train)?,
+                    dev: absolute(dev)?,
+                })
+            }
+            (None, Some(train), Some(dev), Some(text)) if self.label.is_some() => Some(DataSource::Files {
                 train: absolute(train)?,
                 dev: absolute(dev)?,
                 columns: Columns::parse(text, self.label.as_deref(), self.regression)?,

@@ -11,7 +11,7 @@ use crate::prepare::{Prepared, rows_for};
 use crate::progress::{Event, Observer};
 use crate::record::{RankName, RankScores, Scores};
 use crate::run_dir::RunDir;
-use crate::settings::TrainSettings;
+use crate::settings::{DataSource, TrainSettings};
 use crate::task::{Example, Split, Task};
 use crate::tokens::TokenizerSource;
 
@@ -91,6 +91,12 @@ impl TrainedModel {
             ));
         }
         let settings = run.settings()?;
+        if let DataSource::Pairs { .. } = settings.data {
+            return Err(Error::file(
+                run.path(),
+                "is a run of --task text, which has no classes; its record has the loss, and `generate` writes texts",
+            ));
+        }
         let task = run.task()?;
         let config = EncoderConfig::from_file(&run.model().join("config.json"))?;
         let tokenizer = TokenizerSource::from_model_dir(&run.model())?;

@@ -11,6 +11,7 @@
 //! | batches to logits | [`classifier`] | logits |
 //! | a step, a run, a list of runs | [`trainer`], [`train`], [`experiment`] | [`record::Record`] in a [`run_dir`] |
 //! | a list of runs to their time | [`estimate`] | [`estimate::Estimate`] |
+//! | pairs of texts to a run that writes texts | [`text2text`] | [`text2text::TrainedText`] |
 //! | prompts to texts | [`generate`] | [`generate::Hypothesis`] |
 //! | predictions to a number | [`metric`] | `f64` |
 //! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
@@ -67,6 +68,7 @@ pub mod settings;
 pub mod table;
 pub mod tabular;
 pub mod task;
+pub mod text2text;
 pub mod tokens;
 pub mod train;
 pub mod trainer;

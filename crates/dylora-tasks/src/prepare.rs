@@ -19,6 +19,9 @@ pub const OWN_TASKS: [&str; 3] = ["csv", "tsv", "jsonl"];
 /// # Errors
 /// [`Error::UnknownTask`] with all names.
 pub fn task_name(name: &str) -> Result<String> {
+    if name.eq_ignore_ascii_case(crate::text2text::TASK) {
+        return Ok(crate::text2text::TASK.to_owned());
+    }
     match OWN_TASKS.iter().find(|own| own.eq_ignore_ascii_case(name)) {
         Some(own) => Ok((*own).to_owned()),
         None => Ok(glue::find(name)?.name.to_owned()),
@@ -97,6 +100,7 @@ impl Corpus {
                 let eval = vec![(Split::Dev, prepare(&dev)?)];
                 (task, train, eval)
             }
+            DataSource::Pairs { .. } => return Err(not_labelled()),
         };
         if let Some(rows) = settings.max_train_rows {
             train.truncate(rows);
@@ -157,6 +161,14 @@ impl RunData {
     }
 }
 
+/// What asks for labels of pairs of texts is told.
+fn not_labelled() -> Error {
+    Error::argument(
+        "--task",
+        "text has pairs of texts and no labels; it is for a language model",
+    )
+}
+
 /// A model directory's configuration and tokenizer, which must fit each other.
 pub(crate) fn reader(model: &Path) -> Result<(EncoderConfig, TokenizerSource)> {
     let config = EncoderConfig::from_file(&model.join("config.json"))?;
@@ -171,6 +183,7 @@ pub(crate) fn reader(model: &Path) -> Result<(EncoderConfig, TokenizerSource)> {
 /// The first thing wrong with the file, with its line; a split that the data does not have.
 pub fn rows_for(settings: &TrainSettings, task: &Task, split: Split, file: Option<&Path>) -> Result<Vec<Example>> {
     match (&settings.data, file) {
+        (DataSource::Pairs { .. }, _) => Err(not_labelled()),
         (DataSource::Glue { .. }, Some(file)) => glue::find(&task.name)?.load_file(file, split),
         (DataSource::Glue { dir }, None) => glue::find(&task.name)?.load(dir, split),
         (DataSource::Files { columns, .. }, Some(file)) => {

@@ -26,6 +26,13 @@ pub enum Event<'a> {
         /// Tokens of an epoch.
         tokens: usize,
     },
+    /// Texts of a file are longer than the model or `max_length` allow and were cut.
+    Cut {
+        /// The file.
+        path: &'a Path,
+        /// How many.
+        texts: usize,
+    },
     /// An optimizer step.
     Step {
         /// Number of the step, from 1.

@@ -3,7 +3,7 @@
 //! | file | what | written |
 //! | --- | --- | --- |
 //! | `settings.json` | [`TrainSettings`] | before the first step |
-//! | `task.json` | [`Task`]: head, metrics, label names | before the first step |
+//! | `task.json` | [`Task`]: head, metrics, label names; what it is for [`crate::text2text`] | before the first step |
 //! | `model/` | `config.json` and tokenizer files of the base model | before the first step |
 //! | `checkpoint.safetensors` | trained tensors, both moments, position | at every epoch's end and interruption |
 //! | `adapter.safetensors` | trained tensors | at the end |
@@ -112,7 +112,7 @@ impl RunDir {
     ///
     /// # Errors
     /// If a file cannot be read or written.
-    pub fn begin(&self, settings: &TrainSettings, task: &Task) -> Result<()> {
+    pub fn begin(&self, settings: &TrainSettings, task: &impl Serialize) -> Result<()> {
         let model = self.model();
         fs::create_dir_all(&model).map_err(Error::io("create", &model))?;
         for name in MODEL_FILES {

@@ -83,6 +83,13 @@ pub enum DataSource {
         /// Which columns hold what.
         columns: Columns,
     },
+    /// Two jsonl files with contexts and completions, for a language model.
+    Pairs {
+        /// Pairs to learn from.
+        train: PathBuf,
+        /// Pairs to measure the loss on.
+        dev: PathBuf,
+    },
 }
 
 /// Everything that decides the bits of a run. Defaults ([`TrainSettings::new`]) are the paper's Table 8 for GLUE.
@@ -146,10 +153,17 @@ pub struct TrainSettings {
     pub max_train_rows: Option<usize>,
     /// Dropout of hidden states and attention; `None` keeps the model's own configuration.
     pub dropout: Option<f64>,
+    /// Share of each target that a language model's loss spreads over the vocabulary; 0, and not written, for classifiers.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub label_smoothing: f64,
     /// Seed of every random stream.
     pub seed: u64,
     /// Precision of weights and activations.
     pub precision: Precision,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl TrainSettings {
@@ -185,6 +199,7 @@ impl TrainSettings {
             max_length: 512,
             max_train_rows: None,
             dropout: None,
+            label_smoothing: 0.0,
             seed: 10,
             precision: Precision::F32,
         }
@@ -197,6 +212,27 @@ impl TrainSettings {
             update: Update::Dense,
             optimizer: Optimizer::HuggingFace4,
             ..Self::new(task, model, data)
+        }
+    }
+
+    /// Table 8's settings for text generation with GPT-2.
+    pub fn text(model: &Path, train: &Path, dev: &Path) -> Self {
+        let data = DataSource::Pairs {
+            train: train.to_owned(),
+            dev: dev.to_owned(),
+        };
+        TrainSettings {
+            rank: 4,
+            alpha: 32.0,
+            adapter_dropout: 0.1,
+            weight_decay: 0.01,
+            lr: 2e-4,
+            warmup_steps: Some(500),
+            clip: 0.0,
+            epochs: 5,
+            batch_size: 8,
+            label_smoothing: 0.1,
+            ..Self::new(crate::text2text::TASK, model, data)
         }
     }
 
@@ -264,6 +300,7 @@ impl TrainSettings {
         share("beta1", self.beta1)?;
         share("beta2", self.beta2)?;
         finite("epsilon", self.epsilon)?;
+        share("label-smoothing", self.label_smoothing)?;
         check(
             (0.0..=1.0).contains(&self.warmup_ratio),
             "warmup-ratio",

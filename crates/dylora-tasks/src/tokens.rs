@@ -113,6 +113,17 @@ impl TokenizerSource {
         self.tokenizer.token_to_id(token)
     }
 
+    /// The text of ids; special tokens are left out.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] if the tokenizer cannot put them together.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|error| Error::Encode {
+            row: 0,
+            message: error.to_string(),
+        })
+    }
+
     /// Special tokens around one text, or around and between two.
     pub fn num_special_tokens(&self, pair: bool) -> usize {
         self.processor

@@ -1,6 +1,6 @@
 //! One optimizer step after another: draw a rank, run the micro-batches, clip, update.
 
-use dylora_nn::autograd::{RankSlice, Tape};
+use dylora_nn::autograd::{Parameter, RankSlice, Tape};
 use dylora_nn::tensor::{Purpose, StepCache, StepKey, Stream, Tensor};
 use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, LinearWarmup, Method, Objective, RankSampler};
 
@@ -52,20 +52,7 @@ impl Trainer {
     /// # Errors
     /// If the settings are not usable.
     pub fn new(classifier: Classifier, settings: &TrainSettings, total: u64) -> Result<Self> {
-        let optimizer = AdamW::new(
-            &classifier.model.parameters(),
-            AdamWSettings {
-                beta1: settings.beta1,
-                beta2: settings.beta2,
-                eps: settings.epsilon,
-                weight_decay: settings.weight_decay,
-                form: match settings.optimizer {
-                    Optimizer::Torch => AdamWForm::Torch,
-                    Optimizer::HuggingFace4 => AdamWForm::HuggingFace4,
-                },
-                update: settings.update,
-            },
-        )?;
+        let optimizer = optimizer(&classifier.model.parameters(), settings)?;
         Ok(Trainer {
             optimizer,
             schedule: LinearWarmup {
@@ -120,7 +107,7 @@ impl Trainer {
         if rows == 0 {
             return Err(Error::argument("batches", "a step without rows"));
         }
-        let (slices, reported) = self.slices(rank);
+        let (slices, reported) = slices(self.method, self.objective, self.sampler.as_ref(), self.rank, rank);
         let mut draws = Some(self.dropout.draws(step_index(self.done)?));
         self.optimizer.zero_grad()?;
         let mut loss = 0.0;
@@ -181,28 +168,52 @@ impl Trainer {
             rank: reported,
         })
     }
+}
 
-    /// What is run in a step: slices with their weights in the loss, and the rank to report.
-    fn slices(&self, rank: Option<usize>) -> (Vec<(RankSlice, f64)>, Option<usize>) {
-        match (&self.sampler, self.objective) {
-            (Some(sampler), Objective::Summation) => {
-                let slice = |rank| (self.method.slice(rank, self.rank), sampler.probability(rank));
-                (
-                    sampler
-                        .ranks()
-                        .map(slice)
-                        .filter(|(_, probability)| *probability > 0.0)
-                        .collect(),
-                    None,
-                )
-            }
-            _ => {
-                let rank = rank.unwrap_or(self.rank);
-                (
-                    vec![(self.method.slice(rank, self.rank), 1.0)],
-                    (self.method != Method::Full).then_some(rank),
-                )
-            }
+/// The optimizer that settings ask for.
+pub(crate) fn optimizer(parameters: &[Parameter], settings: &TrainSettings) -> Result<AdamW> {
+    Ok(AdamW::new(
+        parameters,
+        AdamWSettings {
+            beta1: settings.beta1,
+            beta2: settings.beta2,
+            eps: settings.epsilon,
+            weight_decay: settings.weight_decay,
+            form: match settings.optimizer {
+                Optimizer::Torch => AdamWForm::Torch,
+                Optimizer::HuggingFace4 => AdamWForm::HuggingFace4,
+            },
+            update: settings.update,
+        },
+    )?)
+}
+
+/// What is run in a step of adapters of rank `largest`: slices with their weights in the loss, and the rank to report.
+pub(crate) fn slices(
+    method: Method,
+    objective: Objective,
+    sampler: Option<&RankSampler>,
+    largest: usize,
+    rank: Option<usize>,
+) -> (Vec<(RankSlice, f64)>, Option<usize>) {
+    match (sampler, objective) {
+        (Some(sampler), Objective::Summation) => {
+            let slice = |rank| (method.slice(rank, largest), sampler.probability(rank));
+            (
+                sampler
+                    .ranks()
+                    .map(slice)
+                    .filter(|(_, probability)| *probability > 0.0)
+                    .collect(),
+                None,
+            )
+        }
+        _ => {
+            let rank = rank.unwrap_or(largest);
+            (
+                vec![(method.slice(rank, largest), 1.0)],
+                (method != Method::Full).then_some(rank),
+            )
         }
     }
 }
@@ -221,7 +232,7 @@ pub(crate) fn check_finite(what: &'static str, value: f64, step: u64) -> Result<
 }
 
 /// The ranks that any of the slices changes.
-fn whole(slices: &[(RankSlice, f64)]) -> RankSlice {
+pub(crate) fn whole(slices: &[(RankSlice, f64)]) -> RankSlice {
     let read = slices.iter().map(|(slice, _)| slice.read).max().unwrap_or(0);
     let first = slices.iter().map(|(slice, _)| slice.write.start).min().unwrap_or(0);
     let last = slices.iter().map(|(slice, _)| slice.write.end).max().unwrap_or(0);
@@ -232,7 +243,7 @@ fn whole(slices: &[(RankSlice, f64)]) -> RankSlice {
 }
 
 /// A step's place in the random streams.
-fn step_index(step: u64) -> Result<u32> {
+pub(crate) fn step_index(step: u64) -> Result<u32> {
     u32::try_from(step).map_err(|_| Error::argument("--epochs", "more than 2^32 steps"))
 }
 

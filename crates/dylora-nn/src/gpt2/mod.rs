@@ -37,7 +37,7 @@ fn unused(bare: &str) -> bool {
 /// GPT-2 as a language model, with adapters or fully trained.
 ///
 /// ```
-/// use dylora_nn::autograd::{RankSlice, Tape, ops};
+/// use dylora_nn::autograd::{RankSlice, Tape};
 /// use dylora_nn::tensor::{DType, Device};
 /// use dylora_nn::{AdapterSettings, CausalInputs, Ctx, Gpt2Config, Gpt2LanguageModel, Result};
 ///
@@ -59,8 +59,7 @@ fn unused(bare: &str) -> bool {
 /// let (inputs, targets) = CausalInputs::for_training(&device, &[(&[3, 4, 5, 6, 19], 2)])?;
 /// let mut tape = Tape::new();
 /// let mut ctx = Ctx { tape: &mut tape, slice: RankSlice::prefix(2), dropout: None };
-/// let mean = ops::CrossEntropy { smoothing: 0.1, ignore: None, weight: 0.5 };
-/// let loss = model.loss(&mut ctx, &inputs, &targets, &mean)?;
+/// let loss = model.loss(&mut ctx, &inputs, &targets, 0.1, 0.5)?;
 /// tape.backward(&loss)?;
 /// # Ok(())
 /// # }
@@ -165,8 +164,9 @@ impl Gpt2LanguageModel {
         Ok(ops::linear(ctx.tape, &x, &self.words, None)?)
     }
 
-    /// The cross-entropy of the tokens that are read against `targets` i32 `[read]`, summed and weighted as `settings`
-    /// say; `[1]`. The logits of a batch never exist as a whole.
+    /// `weight` times the sum of the cross-entropies of the tokens that are read against `targets` i32 `[read]`; `[1]`. A
+    /// weight of 1 / read gives the mean; the share `smoothing` of each target is spread over the vocabulary. The logits of
+    /// a batch never exist as a whole.
     ///
     /// # Errors
     /// As [`Gpt2LanguageModel::hidden`], or if nothing is read or the targets do not fit.
@@ -175,12 +175,24 @@ impl Gpt2LanguageModel {
         ctx: &mut Ctx<'_>,
         inputs: &CausalInputs,
         targets: &Tensor,
-        settings: &CrossEntropy,
+        smoothing: f64,
+        weight: f64,
     ) -> Result<Var> {
         let x = self.hidden(ctx, inputs)?;
         let rows = (LOGITS / self.config.vocab_size).max(1);
-        let loss = ops::linear_cross_entropy(ctx.tape, &x, &self.words, targets, settings, rows)?;
-        Ok(loss)
+        let settings = CrossEntropy {
+            smoothing,
+            ignore: None,
+            weight,
+        };
+        Ok(ops::linear_cross_entropy(
+            ctx.tape,
+            &x,
+            &self.words,
+            targets,
+            &settings,
+            rows,
+        )?)
     }
 
     fn check_length(&self, tokens: usize) -> Result<()> {

@@ -1,5 +1,7 @@
 //! What decoding asks of logits.
 
+use half::bf16;
+
 use super::{by_float, matrix};
 use crate::cpu::decode as kernel;
 use crate::device::Device;
@@ -41,7 +43,10 @@ pub fn top_log_softmax(logits: &Tensor, banned: &[Vec<i32>], k: usize) -> Result
         scores: vec![0.0; n * k],
     };
     if let Device::Cuda(_) = logits.device() {
-        let values: Vec<f32> = logits.to_f64_vec()?.into_iter().map(|v| v as f32).collect();
+        let values: Vec<f32> = match logits.dtype() {
+            DType::F32 => logits.to_vec()?,
+            _ => logits.to_vec::<bf16>()?.into_iter().map(bf16::to_f32).collect(),
+        };
         kernel::top_log_softmax(&values, c, banned, k, &mut top.classes, &mut top.scores);
         return Ok(top);
     }

@@ -1,0 +1,188 @@
+//! One step of text-to-text training after another.
+
+use dylora_nn::autograd::Tape;
+use dylora_nn::tensor::{Device, Purpose, Stream};
+use dylora_nn::{
+    AdamW, CausalInputs, Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel, LinearWarmup, Method, Objective, RankSampler,
+};
+
+use super::data::EncodedPair;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::settings::{Precision, TrainSettings};
+use crate::trainer::{StepReport, check_finite, optimizer, slices, step_index, whole};
+
+/// A language model in training. Its whole state is the trained tensors, the moments and the number of steps done.
+pub struct TextTrainer {
+    /// The model.
+    pub model: Gpt2LanguageModel,
+    /// The optimizer.
+    pub optimizer: AdamW,
+    device: Device,
+    schedule: LinearWarmup,
+    clip: Option<f64>,
+    method: Method,
+    objective: Objective,
+    sampler: Option<RankSampler>,
+    ranks: Stream,
+    dropout: Stream,
+    smoothing: f64,
+    budget: usize,
+    done: u64,
+}
+
+/// The model that settings ask for, on the device that was chosen.
+///
+/// # Errors
+/// What is wrong with settings or checkpoint, all keys at once.
+pub(super) fn build(settings: &TrainSettings, config: &Gpt2Config) -> Result<(Device, Gpt2LanguageModel)> {
+    let adapter = settings.adapter();
+    if settings.precision == Precision::Bf16 && adapter.is_none() {
+        return Err(Error::argument(
+            "--precision",
+            "bf16 needs a frozen base; --method full learns every weight and takes f32 or tf32",
+        ));
+    }
+    let device = device::open(settings.precision)?;
+    let source = Checkpoint::open(&settings.model)?;
+    let dtype = settings.precision.dtype();
+    let model = Gpt2LanguageModel::new(&device, dtype, config, adapter.as_ref(), Some(&source), settings.seed)?;
+    Ok((device, model))
+}
+
+impl TextTrainer {
+    /// A trainer at step 0 of `total`.
+    ///
+    /// # Errors
+    /// If the settings or the checkpoint are not usable.
+    pub fn new(settings: &TrainSettings, config: &Gpt2Config, total: u64) -> Result<Self> {
+        let (device, model) = build(settings, config)?;
+        Ok(TextTrainer {
+            optimizer: optimizer(&model.parameters(), settings)?,
+            model,
+            device,
+            schedule: LinearWarmup {
+                peak: settings.lr,
+                warmup: settings.warmup(total),
+                total,
+            },
+            clip: (settings.clip > 0.0).then_some(settings.clip),
+            method: settings.method,
+            objective: settings.objective,
+            sampler: settings.method.is_dynamic().then(|| settings.sampler()).transpose()?,
+            ranks: Stream::new(settings.seed, Purpose::Rank),
+            dropout: Stream::new(settings.seed, Purpose::Dropout),
+            smoothing: settings.label_smoothing,
+            budget: settings.token_budget,
+            done: 0,
+        })
+    }
+
+    /// Where the model is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Says that so many steps were done before; the moments and tensors are the caller's to restore.
+    pub fn set_done(&mut self, done: u64) {
+        self.done = done;
+    }
+
+    /// One optimizer step over texts, at the rank that seed and step give. The loss is the mean over all predicted tokens.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss or the gradients are not numbers; what the model reports.
+    pub fn step(&mut self, texts: &[&EncodedPair]) -> Result<StepReport> {
+        let index = step_index(self.done)?;
+        let lr = self.schedule.lr(self.done);
+        let rank = self
+            .sampler
+            .as_ref()
+            .map(|sampler| sampler.draw(&mut self.ranks.at(index)));
+        let largest = self.model.rank();
+        let (slices, reported) = slices(self.method, self.objective, self.sampler.as_ref(), largest, rank);
+        let predicted: usize = texts.iter().map(|text| text.predicted).sum();
+        let mut draws = Some(self.dropout.draws(index));
+        self.optimizer.zero_grad()?;
+        let mut loss = 0.0;
+        for part in within_budget(texts, self.budget) {
+            let (inputs, targets) = batch(&self.device, part)?;
+            for (slice, probability) in &slices {
+                self.model.slice().set(slice.clone());
+                let mut tape = Tape::new();
+                let mut ctx = Ctx {
+                    tape: &mut tape,
+                    slice: slice.clone(),
+                    dropout: draws.take(),
+                };
+                let weight = probability / predicted as f64;
+                let part = self.model.loss(&mut ctx, &inputs, &targets, self.smoothing, weight)?;
+                // The next pass draws on where this one stopped.
+                draws = ctx.dropout.take();
+                loss += part.value().to_f64_vec()?.iter().sum::<f64>();
+                tape.backward(&part)?;
+            }
+        }
+        // Before the update: a checkpoint never holds what such a loss would make of the weights.
+        check_finite("loss", loss, self.done + 1)?;
+        self.model.slice().set(whole(&slices));
+        self.optimizer.step(lr, self.clip)?;
+        let grad_norm = self.optimizer.grad_norm()?;
+        check_finite("gradient norm", grad_norm, self.done + 1)?;
+        self.done += 1;
+        Ok(StepReport {
+            loss,
+            grad_norm,
+            lr,
+            rank: reported,
+        })
+    }
+}
+
+/// Texts in parts of at most `budget` tokens, or of one text that has more.
+pub(super) fn within_budget<'a, 'b>(texts: &'a [&'b EncodedPair], budget: usize) -> Vec<&'a [&'b EncodedPair]> {
+    let (mut parts, mut first, mut tokens) = (Vec::new(), 0, 0);
+    for (at, text) in texts.iter().enumerate() {
+        if at > first && tokens + text.ids.len() > budget {
+            parts.push(&texts[first..at]);
+            (first, tokens) = (at, 0);
+        }
+        tokens += text.ids.len();
+    }
+    if first < texts.len() {
+        parts.push(&texts[first..]);
+    }
+    parts
+}
+
+/// A part on the device, with what is to be predicted.
+pub(super) fn batch(device: &Device, part: &[&EncodedPair]) -> Result<(CausalInputs, dylora_nn::tensor::Tensor)> {
+    let texts: Vec<(&[i32], usize)> = part.iter().map(|text| (text.ids.as_slice(), text.predicted)).collect();
+    Ok(CausalInputs::for_training(device, &texts)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_to_the_budget_and_to_the_order() {
+        let text = |len: usize| EncodedPair {
+            ids: vec![0; len],
+            predicted: 1,
+        };
+        let texts: Vec<EncodedPair> = [3, 4, 9, 2, 2, 1].map(text).into();
+        let texts: Vec<&EncodedPair> = texts.iter().collect();
+        let sizes = |budget| -> Vec<Vec<usize>> {
+            let parts = within_budget(&texts, budget);
+            parts
+                .iter()
+                .map(|part| part.iter().map(|t| t.ids.len()).collect())
+                .collect()
+        };
+        assert_eq!(sizes(7), [vec![3, 4], vec![9], vec![2, 2, 1]]);
+        assert_eq!(sizes(1).len(), 6);
+        assert_eq!(sizes(100).len(), 1);
+        assert!(within_budget(&[], 5).is_empty());
+    }
+}
