@@ -17,6 +17,8 @@ pub(super) struct Match {
 pub(super) struct Sentence<'a> {
     pub(super) words: &'a [Word],
     phrases: Vec<Found>,
+    /// The same by phrase, then from left to right.
+    sorted: Vec<(Phrase, usize)>,
 }
 
 /// A phrase and where it begins.
@@ -32,15 +34,18 @@ impl<'a> Sentence<'a> {
             let here = paraphrases.at(&words[start..]);
             phrases.extend(here.map(|phrase| Found { start, phrase }));
         }
-        Self { words, phrases }
+        let mut sorted: Vec<_> = phrases.iter().map(|found| (found.phrase, found.start)).collect();
+        sorted.sort_unstable();
+        Self { words, phrases, sorted }
     }
 
     /// Where a phrase begins, from left to right.
     fn starts(&self, phrase: Phrase) -> impl Iterator<Item = usize> {
-        self.phrases
+        let first = self.sorted.partition_point(|(other, _)| *other < phrase);
+        let same = self.sorted[first..]
             .iter()
-            .filter(move |found| found.phrase == phrase)
-            .map(|found| found.start)
+            .take_while(move |(other, _)| *other == phrase);
+        same.map(|(_, start)| *start)
     }
 }
 

@@ -40,7 +40,15 @@ impl Paraphrases {
             let mut known = false;
             for part in 0..3 {
                 line.clear();
-                let length = lines.read_until(b'\n', &mut line).map_err(Error::io("read", path))?;
+                // What is not looked at is not copied: the probability, and the second phrase of a pair that is out already.
+                let is_read = part == 1 || (part == 2 && known);
+                let length = if is_read {
+                    lines.read_until(b'\n', &mut line)
+                } else {
+                    lines.skip_until(b'\n')
+                };
+                // Not `map_err(Error::io(..))` alone: that would copy the path for each of sixteen million lines.
+                let length = length.map_err(|error| Error::io("read", path)(error))?;
                 number += 1;
                 if length == 0 {
                     if part == 0 {
