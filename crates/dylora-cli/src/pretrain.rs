@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use dylora_tasks::nn::WeightFormat;
-use dylora_tasks::pretrain::{PretrainRecord, PretrainSettings, pretrain, resume, settings_of};
+use dylora_tasks::pretrain::{Architecture, PretrainRecord, PretrainSettings, pretrain, resume, settings_of};
 use dylora_tasks::train::{Outcome, RunOptions};
 
 use crate::args::{DeviceArgs, absolute, word};
@@ -38,6 +38,9 @@ pub(crate) struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Settings")]
 struct PretrainArgs {
+    /// roberta (guesses hidden tokens) or gpt2 (predicts every next token) [default: roberta]
+    #[arg(long, value_name = "WORD", value_parser = word::<Architecture>)]
+    model_type: Option<Architecture>,
     /// Most tokens of the vocabulary, which is learned from the text [default: 2048]
     #[arg(long, value_name = "N")]
     vocab_size: Option<usize>,
@@ -89,7 +92,7 @@ struct PretrainArgs {
     /// Dropout of hidden states and attention [default: 0.1]
     #[arg(long, value_name = "P")]
     dropout: Option<f64>,
-    /// Share of the tokens that the model has to guess [default: 0.15]
+    /// Share of the tokens that roberta has to guess [default: 0.15]
     #[arg(long, value_name = "P")]
     mask_share: Option<f64>,
     /// Seed of everything random [default: 10]
@@ -137,7 +140,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn as_text(record: &PretrainRecord) -> String {
     match record.evaluations.last() {
         Some(last) => format!(
-            "held-out loss {:.4}, accuracy {:.4} ({} hidden tokens)",
+            "held-out loss {:.4}, accuracy {:.4} ({} predicted tokens)",
             last.loss, last.accuracy, last.hidden
         ),
         None => format!("loss {:.4}", record.last_loss),
@@ -156,7 +159,15 @@ impl Args {
                 $(if let Some(value) = given.$field { settings.$field = value; })*
             };
         }
-        take!(vocab_size, layers, hidden_size, heads, intermediate_size, max_positions);
+        take!(
+            model_type,
+            vocab_size,
+            layers,
+            hidden_size,
+            heads,
+            intermediate_size,
+            max_positions
+        );
         take!(steps, batch_size, token_budget, lr, weight_decay, beta1, beta2, epsilon);
         take!(clip, dropout, mask_share, seed, eval_every, weights);
         settings.warmup_steps = given.warmup_steps.or(settings.warmup_steps);

@@ -1,4 +1,5 @@
-//! Masked pre-training: from a text file to a model directory that everything else here, and transformers, can load.
+//! Pre-training of an encoder (masked) or a causal model: from a text file to a model directory that everything else here, and
+//! transformers, can load.
 //!
 //! | file | what | written |
 //! | --- | --- | --- |
@@ -23,7 +24,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use dylora_nn::{EncoderConfig, save_tensors_as};
+use dylora_nn::save_tensors_as;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{load_state, save_state};
@@ -38,11 +39,12 @@ use crate::train::{Outcome, RunOptions, epoch_order};
 
 pub use mask::{Hidden, Masking};
 pub use record::{Evaluation, PRETRAIN_FORMAT, PretrainRecord};
-pub use settings::PretrainSettings;
-pub use step::{MaskedReport, MaskedTrainer};
+pub use settings::{Architecture, PretrainSettings};
+pub use step::StepReport;
 pub use text::TextFacts;
-pub use vocabulary::{MASK, SPECIAL};
+pub use vocabulary::{END, MASK, SPECIAL};
 
+use step::{LanguageTrainer, ModelConfig};
 use text::{Rows, Texts};
 
 /// Pre-trains a model in a new directory.
@@ -177,17 +179,17 @@ struct Position {
 struct Session {
     settings: PretrainSettings,
     facts: TextFacts,
-    config: EncoderConfig,
+    config: ModelConfig,
     rows: Rows,
     order: Order,
-    trainer: MaskedTrainer,
+    trainer: LanguageTrainer,
 }
 
 impl Session {
     /// Learns the vocabulary and writes everything but the weights.
     fn begin(settings: &PretrainSettings, dir: &ModelDir) -> Result<Self> {
         let texts = Texts::read(&settings.text)?;
-        let learned = vocabulary::learn(texts.train(), settings.vocab_size)?;
+        let learned = vocabulary::learn(settings.model_type, texts.train(), settings.vocab_size)?;
         let path = dir.0.join("tokenizer.json");
         let mut file = learned
             .to_string(true)
@@ -197,7 +199,7 @@ impl Session {
         write_text(&path, &file)?;
         write_json(
             &dir.0.join("tokenizer_config.json"),
-            &vocabulary::tokenizer_config(&session.config),
+            &vocabulary::tokenizer_config(settings.model_type, settings.max_positions),
         )?;
         write_text(&dir.0.join("config.json"), &(session.config.to_json() + "\n"))?;
         let begun = Begun {
@@ -221,7 +223,7 @@ impl Session {
             ));
         }
         let mut session = Self::new(&settings, texts, &TokenizerSource::from_model_dir(&dir.0)?)?;
-        let named = session.trainer.model.named();
+        let named = session.trainer.named();
         let stored: Option<Position> = load_state(&dir.checkpoint(), &named, &mut session.trainer.optimizer)?;
         let mut position = stored.unwrap_or_default();
         session.trainer.set_done(position.step);
@@ -230,10 +232,24 @@ impl Session {
     }
 
     fn new(settings: &PretrainSettings, texts: Texts, tokenizer: &TokenizerSource) -> Result<Self> {
-        let config = settings.config(tokenizer.vocab_size());
-        let (rows, facts) = texts.encode(tokenizer, settings.max_positions)?;
+        let (size, length) = (tokenizer.vocab_size(), settings.max_positions);
+        let (config, (rows, facts)) = match settings.model_type {
+            Architecture::Roberta => (
+                ModelConfig::Encoder(settings.config(size)),
+                texts.encode(tokenizer, length)?,
+            ),
+            Architecture::Gpt2 => {
+                let end = tokenizer
+                    .token_id(END)
+                    .ok_or_else(|| Error::argument("--out", format!("the tokenizer there has no {END}")))?;
+                (
+                    ModelConfig::Causal(settings.causal_config(size, end)),
+                    texts.encode_causal(tokenizer, end, length)?,
+                )
+            }
+        };
         Ok(Session {
-            trainer: MaskedTrainer::new(settings, &config)?,
+            trainer: LanguageTrainer::new(settings, &config)?,
             order: Order::new(settings.seed, rows.train.len()),
             settings: settings.clone(),
             facts,
@@ -249,12 +265,12 @@ impl Session {
         options: RunOptions,
         observer: &mut dyn Observer,
     ) -> Result<Outcome<PretrainRecord>> {
-        let parameters = self.trainer.model.named().iter().map(|(_, tensor)| tensor.len()).sum();
+        let parameters = self.trainer.named().iter().map(|(_, tensor)| tensor.len()).sum();
         observer.event(&Event::Pretrain(PretrainEvent::Started {
             settings: &self.settings,
             dir: &dir.0,
             text: &self.facts,
-            vocab_size: self.config.vocab_size,
+            vocab_size: self.config.vocab_size(),
             parameters,
             done: position.step,
         }));
@@ -270,7 +286,7 @@ impl Session {
                 .is_some_and(|every| position.step.is_multiple_of(every.max(1)));
             if stop || due {
                 let path = dir.checkpoint();
-                save_state(&path, self.trainer.model.named(), &self.trainer.optimizer, &position)?;
+                save_state(&path, self.trainer.named(), &self.trainer.optimizer, &position)?;
                 observer.event(&Event::Checkpoint {
                     step: position.step,
                     path: &path,
@@ -337,7 +353,7 @@ impl Session {
             examples,
             &labels,
             rows,
-            self.config.position_offset,
+            self.config.position_offset(),
             self.settings.token_budget,
         )
     }
@@ -353,7 +369,7 @@ impl Session {
         let layout = [("format".to_owned(), "pt".to_owned())];
         save_tensors_as(
             &dir.0.join("model.safetensors"),
-            &self.trainer.model.named(),
+            &self.trainer.published()?,
             &layout,
             self.settings.weights,
         )?;
@@ -363,7 +379,7 @@ impl Session {
             format: PRETRAIN_FORMAT,
             code: CodeVersion::current(),
             device: self.trainer.device().describe(),
-            vocab_size: self.config.vocab_size,
+            vocab_size: self.config.vocab_size(),
             parameters,
             steps: position.step,
             epochs: rows_seen / self.rows.train.len() as f64,

@@ -1,16 +1,43 @@
 //! Settings of a pre-training: every number that decides its result.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use dylora_nn::{EncoderConfig, WeightFormat};
+use dylora_nn::{EncoderConfig, Gpt2Config, WeightFormat};
 use serde::{Deserialize, Serialize};
 
-use super::vocabulary::SMALLEST;
+use super::vocabulary::smallest;
 use crate::error::{Error, Result};
 use crate::settings::first_difference;
 
 /// Special tokens around and between the texts of a pair, and one token of each text.
 const SHORTEST_ROW: usize = 6;
+
+/// What kind of model is pre-trained, and so on what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Architecture {
+    /// An encoder that guesses hidden tokens.
+    #[default]
+    Roberta,
+    /// A causal model that predicts every next token.
+    Gpt2,
+}
+
+impl FromStr for Architecture {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "roberta" => Ok(Architecture::Roberta),
+            "gpt2" => Ok(Architecture::Gpt2),
+            _ => Err(Error::argument(
+                "--model-type",
+                format!("{word:?} is not roberta or gpt2"),
+            )),
+        }
+    }
+}
 
 /// Everything that decides the bytes of a pre-trained model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +45,9 @@ const SHORTEST_ROW: usize = 6;
 pub struct PretrainSettings {
     /// The text: one a line, or a pair with a tab between.
     pub text: PathBuf,
+    /// The kind of model.
+    #[serde(default)]
+    pub model_type: Architecture,
     /// Most tokens of the vocabulary; a short text gives fewer.
     pub vocab_size: usize,
     /// Blocks.
@@ -52,7 +82,7 @@ pub struct PretrainSettings {
     pub clip: f64,
     /// Dropout of hidden states and attention; the model's configuration keeps it.
     pub dropout: f64,
-    /// Share of the tokens that the model has to guess.
+    /// Share of the tokens that an encoder has to guess; a causal model predicts all of them.
     pub mask_share: f64,
     /// Seed of every random stream.
     pub seed: u64,
@@ -67,6 +97,7 @@ impl PretrainSettings {
     pub fn new(text: &Path) -> Self {
         PretrainSettings {
             text: text.to_owned(),
+            model_type: Architecture::Roberta,
             vocab_size: 2048,
             layers: 4,
             hidden_size: 128,
@@ -103,6 +134,7 @@ impl PretrainSettings {
                 Err(Error::argument(format!("--{flag}"), message))
             }
         };
+        let smallest = smallest(self.model_type);
         for (flag, value) in [
             ("layers", self.layers as u64),
             ("hidden-size", self.hidden_size as u64),
@@ -129,11 +161,12 @@ impl PretrainSettings {
             ),
         )?;
         check(
-            (SMALLEST..=i32::MAX as usize).contains(&self.vocab_size),
+            (smallest..=i32::MAX as usize).contains(&self.vocab_size),
             "vocab-size",
             format!(
-                "{} is not at least {SMALLEST}: 5 special tokens and 256 bytes",
-                self.vocab_size
+                "{} is not at least {smallest}: {} special tokens and 256 bytes",
+                self.vocab_size,
+                smallest - 256
             ),
         )?;
         check(
@@ -184,6 +217,21 @@ impl PretrainSettings {
             intermediate_size: self.intermediate_size,
             max_positions: self.max_positions,
             ..EncoderConfig::roberta_base()
+        }
+        .with_dropout(self.dropout)
+    }
+
+    /// The causal model with a vocabulary of this size, in which `end` ends a text.
+    pub fn causal_config(&self, vocab_size: usize, end: u32) -> Gpt2Config {
+        Gpt2Config {
+            vocab_size,
+            hidden_size: self.hidden_size,
+            num_layers: self.layers,
+            num_heads: self.heads,
+            intermediate_size: self.intermediate_size,
+            max_positions: self.max_positions,
+            eos_token_id: end as usize,
+            ..Gpt2Config::small()
         }
         .with_dropout(self.dropout)
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -115,6 +116,43 @@ impl Texts {
             .iter()
             .flat_map(|(first, second)| std::iter::once(*first).chain(*second))
             .map(|span| self.part(span))
+    }
+
+    /// Tokenises everything for a causal model: `A end`, and a pair as `A end B end` with a blank before B, the layout of a
+    /// prompt and its completion. What is longer than `max_length` tokens is cut and counted.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses a text.
+    pub(super) fn encode_causal(
+        mut self,
+        tokenizer: &TokenizerSource,
+        end: u32,
+        max_length: usize,
+    ) -> Result<(Rows, TextFacts)> {
+        let encoded: Result<Vec<Encoded>> = self
+            .rows
+            .par_iter()
+            .map(|(first, second)| {
+                let mut ids = tokenizer.encode(self.part(*first), None, usize::MAX)?.ids;
+                ids.push(end);
+                if let Some(second) = second {
+                    let second = format!(" {}", self.part(*second));
+                    ids.extend(tokenizer.encode(&second, None, usize::MAX)?.ids);
+                    ids.push(end);
+                }
+                let token_types = vec![0; ids.len()];
+                Ok(Encoded { ids, token_types })
+            })
+            .collect();
+        let mut train = encoded?;
+        self.facts.truncated = train.iter().filter(|row| row.ids.len() > max_length).count();
+        for row in &mut train {
+            row.ids.truncate(max_length);
+            row.token_types.truncate(max_length);
+        }
+        let held_out = train.split_off(self.facts.texts);
+        self.facts.tokens = train.iter().map(|row| row.ids.len() as u64).sum();
+        Ok((Rows { train, held_out }, self.facts))
     }
 
     /// Tokenises everything; what is longer than `max_length` tokens is cut and counted.

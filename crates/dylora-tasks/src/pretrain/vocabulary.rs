@@ -1,6 +1,5 @@
-//! A byte-level BPE vocabulary, learned from the text: RoBERTa's tokenizer.
+//! A byte-level BPE vocabulary, learned from the text: RoBERTa's tokenizer, or GPT-2's.
 
-use dylora_nn::EncoderConfig;
 use serde_json::json;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -8,14 +7,30 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, DecoderWrapper, Tokenizer};
 
+use super::Architecture;
 use crate::error::{Error, Result};
 
 /// The special tokens; their ids are their places.
 pub const SPECIAL: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
 /// The id of `<mask>`.
 pub const MASK: i32 = 4;
+/// The special token of a causal model: it ends a text.
+pub const END: &str = "<|endoftext|>";
+
 /// The smallest vocabulary: the special tokens and one token for every byte.
-pub(super) const SMALLEST: usize = SPECIAL.len() + 256;
+pub(super) fn smallest(kind: Architecture) -> usize {
+    special(kind).len() + 256
+}
+
+fn special(kind: Architecture) -> Vec<AddedToken> {
+    match kind {
+        // As in transformers, the mask takes the blank before it along.
+        Architecture::Roberta => SPECIAL
+            .map(|token| AddedToken::from(token, true).lstrip(token == "<mask>"))
+            .to_vec(),
+        Architecture::Gpt2 => vec![AddedToken::from(END, true)],
+    }
+}
 /// A merge that occurs once in the whole text is chance.
 const MIN_FREQUENCY: u64 = 2;
 
@@ -23,15 +38,17 @@ const MIN_FREQUENCY: u64 = 2;
 ///
 /// # Errors
 /// The trainer's own words.
-pub(super) fn learn<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size: usize) -> Result<Tokenizer> {
+pub(super) fn learn<'a>(
+    kind: Architecture,
+    texts: impl Iterator<Item = &'a str> + Send,
+    vocab_size: usize,
+) -> Result<Tokenizer> {
     let failed = |error: tokenizers::Error| Error::argument("--text", format!("no vocabulary can be learned: {error}"));
-    // As in transformers, the mask takes the blank before it along.
-    let special = SPECIAL.map(|token| AddedToken::from(token, true).lstrip(token == "<mask>"));
     let bytes = || ByteLevel::new(false, true, true);
     let trainer = BpeTrainer::builder()
         .vocab_size(vocab_size)
         .min_frequency(MIN_FREQUENCY)
-        .special_tokens(special.to_vec())
+        .special_tokens(special(kind))
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .show_progress(false)
         .build();
@@ -41,6 +58,10 @@ pub(super) fn learn<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size:
     tokenizer
         .train(&mut TrainerWrapper::BpeTrainer(trainer), texts)
         .map_err(failed)?;
+    if kind == Architecture::Gpt2 {
+        // Published GPT-2 tokenizers put nothing around a text either.
+        return Ok(tokenizer);
+    }
     let processor = RobertaProcessing::new(("</s>".to_owned(), 2), ("<s>".to_owned(), 0))
         .trim_offsets(true)
         .add_prefix_space(false);
@@ -49,10 +70,20 @@ pub(super) fn learn<'a>(texts: impl Iterator<Item = &'a str> + Send, vocab_size:
 }
 
 /// The text of a `tokenizer_config.json`.
-pub(super) fn tokenizer_config(config: &EncoderConfig) -> serde_json::Value {
+pub(super) fn tokenizer_config(kind: Architecture, max_positions: usize) -> serde_json::Value {
+    if kind == Architecture::Gpt2 {
+        return json!({
+            "tokenizer_class": "GPT2Tokenizer",
+            "model_max_length": max_positions,
+            "add_prefix_space": false,
+            "bos_token": END,
+            "eos_token": END,
+            "unk_token": END,
+        });
+    }
     json!({
         "tokenizer_class": "RobertaTokenizer",
-        "model_max_length": config.max_positions,
+        "model_max_length": max_positions,
         "add_prefix_space": false,
         "trim_offsets": true,
         "bos_token": "<s>",
@@ -82,7 +113,7 @@ mod tests {
         let mut files = Vec::new();
         for threads in [1, 2, 2, 2] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-            let tokenizer = pool.install(|| learn(TEXTS.into_iter(), 300))?;
+            let tokenizer = pool.install(|| learn(Architecture::Roberta, TEXTS.into_iter(), 300))?;
             files.push(tokenizer.to_string(true).map_err(|error| error.to_string())?);
         }
         assert!(files.iter().all(|file| *file == files[0]));
@@ -91,7 +122,7 @@ mod tests {
 
     #[test]
     fn special_tokens_come_first_and_every_byte_has_a_token() -> Result<()> {
-        let tokenizer = learn(TEXTS.into_iter(), 270)?;
+        let tokenizer = learn(Architecture::Roberta, TEXTS.into_iter(), 270)?;
         for (id, token) in SPECIAL.iter().enumerate() {
             assert_eq!(tokenizer.token_to_id(token), Some(id as u32), "{token}");
         }
@@ -101,7 +132,23 @@ mod tests {
         let ids = ids.unwrap_or_default();
         assert!(!ids.contains(&3), "no byte is unknown: {ids:?}");
         assert_eq!((ids.first(), ids.last()), (Some(&0), Some(&2)));
-        assert_eq!(learn(TEXTS.into_iter(), SMALLEST)?.get_vocab_size(true), SMALLEST);
+        assert_eq!(
+            learn(Architecture::Roberta, TEXTS.into_iter(), 261)?.get_vocab_size(true),
+            261
+        );
+        Ok(())
+    }
+    #[test]
+    fn a_causal_vocabulary_has_one_special_token_and_puts_nothing_around_a_text() -> Result<()> {
+        assert_eq!(smallest(Architecture::Gpt2), 257);
+        let tokenizer = learn(Architecture::Gpt2, TEXTS.into_iter(), 270)?;
+        assert_eq!(tokenizer.get_vocab_size(true), 270);
+        assert_eq!(tokenizer.token_to_id(END), Some(0));
+        let ids = tokenizer
+            .encode("the", true)
+            .map(|e| e.get_ids().to_vec())
+            .unwrap_or_default();
+        assert!(!ids.is_empty() && !ids.contains(&0));
         Ok(())
     }
 }
