@@ -1,6 +1,5 @@
 //! One step of pre-training after another, and the evaluation of the held-out texts.
 
-use dylora_nn::autograd::ops::CrossEntropy;
 use dylora_nn::autograd::{Parameter, RankSlice, Tape, Var};
 use dylora_nn::tensor::{DType, Device, Purpose, Segments, Stream, Tensor};
 use dylora_nn::{
@@ -262,12 +261,7 @@ impl LanguageTrainer {
             }
             (Objective::Causal(model), _) => {
                 let (inputs, targets) = CausalInputs::for_training(&self.device, &texts(batch))?;
-                let settings = CrossEntropy {
-                    smoothing: 0.0,
-                    ignore: None,
-                    weight,
-                };
-                Ok(model.loss(ctx, &inputs, &targets, &settings)?)
+                Ok(model.loss(ctx, &inputs, &targets, 0.0, weight)?)
             }
             // Parts are made from the same objective.
             (Objective::Masked(..), Part::Next) => {
