@@ -250,6 +250,76 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
             }
             Ok(found)
         }
+        OpKind::StackedLinear => {
+            let slice = if case.only_last {
+                RankSlice::only(case.b)
+            } else {
+                RankSlice::prefix(case.b)
+            };
+            let cell = SliceCell::new(slice.clone());
+            let mut factor = |shape: &[usize], axis| -> Result<Parameter> {
+                let mask = GradMask {
+                    axis,
+                    slice: cell.clone(),
+                };
+                let parameter = make.parameter(shape)?.with_mask(mask);
+                if let Some(last) = make.parameters.last_mut() {
+                    *last = parameter.clone();
+                }
+                Ok(parameter)
+            };
+            let pairs = [
+                (factor(&[case.rank, d], 0)?, factor(&[m, case.rank], 1)?, 2 * m),
+                (factor(&[case.rank, d], 0)?, factor(&[m, case.rank], 1)?, 0),
+            ];
+            let count = 1 + case.flags as usize % 2;
+            make.parameters.truncate(2 * count);
+            let x = make.weight(0, &[n, d])?;
+            let (w, bias) = (make.tensor(&[3 * m, d])?, make.tensor(&[3 * m])?);
+            let target = make.tensor(&[n, 3 * m])?;
+            gradcheck::check(&make.parameters, case.seed, &mut |tape| {
+                let x = input(tape, &x)?;
+                let paths: Vec<_> = pairs[..count]
+                    .iter()
+                    .map(|(a, b, column)| {
+                        let lora = Lora {
+                            a,
+                            b,
+                            slice: slice.clone(),
+                            scale: 1.6 / case.b as f64,
+                        };
+                        (lora, *column)
+                    })
+                    .collect();
+                let y = ops::stacked_linear(tape, &x, &w, &bias, &paths)?;
+                squash(tape, &y, &target)
+            })
+        }
+        OpKind::StackedAttention => {
+            let (width, apart) = (case.heads * d, case.flags & 2 == 2);
+            let queries = Segments::new(&make.device, &case.lengths)?;
+            let extra = case.extra_keys.iter().map(|extra| if apart { *extra } else { 0 });
+            let key_lengths: Vec<usize> = case.lengths.iter().zip(extra).map(|(q, extra)| q + extra).collect();
+            let keys = Segments::new(&make.device, &key_lengths)?;
+            let parts = if apart { 2 } else { 3 };
+            let stacked = make.weight(0, &[keys.tokens(), parts * width])?;
+            let q = apart.then(|| make.weight(1, &[queries.tokens(), width])).transpose()?;
+            let target = make.tensor(&[queries.tokens(), width])?;
+            skip_constant(&make.parameters, case.seed, &mut |tape| {
+                let stacked = input(tape, &stacked)?;
+                let q = q.as_ref().map(|q| input(tape, q)).transpose()?;
+                let args = AttentionArgs {
+                    queries: &queries,
+                    keys: &keys,
+                    num_heads: case.heads,
+                    scale: 0.7,
+                    causal: case.flags & 1 == 1,
+                    dropout,
+                };
+                let y = ops::stacked_attention(tape, q.as_ref(), &stacked, &args)?;
+                squash(tape, &y, &target)
+            })
+        }
         OpKind::Attention => {
             let width = case.heads * d;
             let causal = case.flags & 1 == 1;

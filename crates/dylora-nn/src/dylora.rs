@@ -74,6 +74,16 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// The path at the rank of the step.
+    pub(crate) fn lora(&self, ctx: &Ctx<'_>) -> Lora<'_> {
+        Lora {
+            a: &self.a,
+            b: &self.b,
+            slice: ctx.slice.clone(),
+            scale: self.alpha / ctx.slice.read as f64,
+        }
+    }
+
     /// `(alpha / b) B[:, :b] A[:b]`, `[m, d]` row-major, in f64.
     ///
     /// # Errors
@@ -151,12 +161,7 @@ impl AdaptedLinear {
         let Some(adapter) = &self.adapter else {
             return self.base.forward(ctx, x);
         };
-        let lora = Lora {
-            a: &adapter.a,
-            b: &adapter.b,
-            slice: ctx.slice.clone(),
-            scale: adapter.alpha / ctx.slice.read as f64,
-        };
+        let lora = adapter.lora(ctx);
         match ctx.next_dropout(adapter.dropout)? {
             None => {
                 let (weight, bias) = (&self.base.weight, &self.base.bias);

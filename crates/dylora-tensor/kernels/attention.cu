@@ -7,6 +7,8 @@ struct Sizes {
     const int *q_offsets, *k_offsets;
     int heads, dim, longest_key, causal;
     float scale;
+    // Used by the tensor core form alone; here every row is heads x dim wide.
+    int q_pitch, k_pitch;
 };
 
 struct Range {
@@ -93,15 +95,22 @@ extern "C" __global__ void attention_forward(
     }
 }
 
-// delta[query, head] = sum of dout * out over the head's columns; one warp each.
-extern "C" __global__ void attention_delta(const T* dout, const T* out, float* delta, int n, int heads, int dim) {
-    int lane = threadIdx.x & 31;
-    u64 item = (u64)blockIdx.x * 8 + (threadIdx.x >> 5);
-    if (item >= (u64)n * heads) return;
+// delta[query, head] = sum of dout * out over the head's columns; `lanes` (a power of two) lanes of a warp each.
+extern "C" __global__ void attention_delta(
+    const T* dout, const T* out, float* delta, int n, int heads, int dim, int lanes, int vec
+) {
+    u64 item = ((u64)blockIdx.x * 256 + threadIdx.x) / lanes;
+    bool inside = item < (u64)n * heads;
     float sum = 0.f;
-    for (int c = lane; c < dim; c += 32) sum += to_f(dout[item * dim + c]) * to_f(out[item * dim + c]);
-    sum = warp_sum(sum);
-    if (lane == 0) delta[item] = sum;
+    for (int c = threadIdx.x % lanes * 8; inside && c < dim; c += lanes * 8) {
+        float a[8], b[8];
+        load8(dout + item * dim, c, dim, vec, a);
+        load8(out + item * dim, c, dim, vec, b);
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += a[i] * b[i];
+    }
+    for (int step = lanes / 2; step; step >>= 1) sum += __shfl_xor_sync(FULL, sum, step);
+    if (inside && threadIdx.x % lanes == 0) delta[item] = sum;
 }
 
 // dq = scale sum_j ds_j k_j with ds = p (mask (dout . v) - delta). Grid as forward.

@@ -9,6 +9,8 @@ struct Sizes {
     const int *q_offsets, *k_offsets;
     int heads, dim, longest_key, causal;
     float scale;
+    // From one row to the next of q and dq, and of k, v and their gradients; out and dout are heads x dim wide.
+    int q_pitch, k_pitch;
 };
 
 #define LOG2E 1.4426950408889634f
@@ -18,36 +20,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ void matrices(u32 r[4], const bf16* p) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(p))
-                 : "memory");
-}
-__device__ __forceinline__ void matrices_transposed(u32 r[4], const bf16* p) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(p))
-                 : "memory");
-}
-__device__ __forceinline__ void mma(float c[4], const u32 a[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// 16 bytes from global to shared memory, zeros where not `valid`.
-__device__ __forceinline__ void copy16(bf16* to, const bf16* from, bool valid) {
-    int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
-                 : "memory");
-}
-__device__ __forceinline__ void copies_done() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-}
-
 // ROWS rows of one head into shared memory with a pitch of D + 8; rows from `count` on are zero.
 template <int D, int ROWS>
 __device__ __forceinline__ void tile_in(bf16* tile, const bf16* x, int count, int width) {
@@ -152,16 +124,16 @@ __device__ __forceinline__ void forward(
     int k0 = s.k_offsets[blockIdx.z], nk = s.k_offsets[blockIdx.z + 1] - k0;
     int block = blockIdx.x * 64, row = block + warp * 16;
     if (block >= nq) return;
-    q += (u64)q0 * width + head * D, out += (u64)q0 * width + head * D;
-    k += (u64)k0 * width + head * D, v += (u64)k0 * width + head * D;
+    q += (u64)q0 * s.q_pitch + head * D, out += (u64)q0 * width + head * D;
+    k += (u64)k0 * s.k_pitch + head * D, v += (u64)k0 * s.k_pitch + head * D;
     u32 a[D / 16][4];
-    rows_in<D>(a, q, row, nq, width);
+    rows_in<D>(a, q, row, nq, s.q_pitch);
     float acc[D / 8][4] = {}, top[2] = {-INF, -INF}, sum[2] = {0.f, 0.f}, factor = s.scale * LOG2E;
     int most = s.causal ? min(nk, block + 64 + nk - nq) : nk;
     for (int j0 = 0; j0 < most; j0 += 64) {
         __syncthreads();
-        tile_in<D, 64>(ks, k + (u64)j0 * width, nk - j0, width);
-        tile_in<D, 64>(vs, v + (u64)j0 * width, nk - j0, width);
+        tile_in<D, 64>(ks, k + (u64)j0 * s.k_pitch, nk - j0, s.k_pitch);
+        tile_in<D, 64>(vs, v + (u64)j0 * s.k_pitch, nk - j0, s.k_pitch);
         copies_done();
         __syncthreads();
         float c[8][4];
@@ -221,10 +193,10 @@ __device__ __forceinline__ void query_gradient(
     int k0 = s.k_offsets[blockIdx.z], nk = s.k_offsets[blockIdx.z + 1] - k0;
     int block = blockIdx.x * 64, row = block + warp * 16;
     if (block >= nq) return;
-    q += (u64)q0 * width + head * D, dq += (u64)q0 * width + head * D, dout += (u64)q0 * width + head * D;
-    k += (u64)k0 * width + head * D, v += (u64)k0 * width + head * D;
+    q += (u64)q0 * s.q_pitch + head * D, dq += (u64)q0 * s.q_pitch + head * D, dout += (u64)q0 * width + head * D;
+    k += (u64)k0 * s.k_pitch + head * D, v += (u64)k0 * s.k_pitch + head * D;
     u32 a[D / 16][4], up[D / 16][4];
-    rows_in<D>(a, q, row, nq, width);
+    rows_in<D>(a, q, row, nq, s.q_pitch);
     rows_in<D>(up, dout, row, nq, width);
     float acc[D / 8][4] = {}, norm[2], along[2], factor = s.scale * LOG2E;
 #pragma unroll
@@ -237,8 +209,8 @@ __device__ __forceinline__ void query_gradient(
     int most = s.causal ? min(nk, block + 64 + nk - nq) : nk;
     for (int j0 = 0; j0 < most; j0 += 64) {
         __syncthreads();
-        tile_in<D, 64>(ks, k + (u64)j0 * width, nk - j0, width);
-        tile_in<D, 64>(vs, v + (u64)j0 * width, nk - j0, width);
+        tile_in<D, 64>(ks, k + (u64)j0 * s.k_pitch, nk - j0, s.k_pitch);
+        tile_in<D, 64>(vs, v + (u64)j0 * s.k_pitch, nk - j0, s.k_pitch);
         copies_done();
         __syncthreads();
         float g[8][4], c[8][4];
@@ -257,7 +229,7 @@ __device__ __forceinline__ void query_gradient(
         accumulate<D, 64>(acc, c, ks);
     }
     float share[2] = {s.scale, s.scale};
-    rows_out<D>(dq, acc, row, nq, width, share);
+    rows_out<D>(dq, acc, row, nq, s.q_pitch, share);
 }
 
 #define QUERIES 32
@@ -275,18 +247,18 @@ __device__ __forceinline__ void key_gradients(
     int k0 = s.k_offsets[blockIdx.z], nk = s.k_offsets[blockIdx.z + 1] - k0;
     int block = blockIdx.x * 64, row = block + warp * 16;
     if (block >= nk) return;
-    q += (u64)q0 * width + head * D, dout += (u64)q0 * width + head * D;
-    k += (u64)k0 * width + head * D, v += (u64)k0 * width + head * D;
+    q += (u64)q0 * s.q_pitch + head * D, dout += (u64)q0 * width + head * D;
+    k += (u64)k0 * s.k_pitch + head * D, v += (u64)k0 * s.k_pitch + head * D;
     u32 keys[D / 16][4], values[D / 16][4];
-    rows_in<D>(keys, k, row, nk, width);
-    rows_in<D>(values, v, row, nk, width);
+    rows_in<D>(keys, k, row, nk, s.k_pitch);
+    rows_in<D>(values, v, row, nk, s.k_pitch);
     float key_acc[D / 8][4] = {}, value_acc[D / 8][4] = {}, factor = s.scale * LOG2E;
     u64 groups = (u64)((s.longest_key + 63) / 64);
     // A causal query sees key j from place j - (nk - nq) on.
     int first = s.causal ? max(0, block - (nk - nq)) / QUERIES * QUERIES : 0;
     for (int i0 = first; i0 < nq; i0 += QUERIES) {
         __syncthreads();
-        tile_in<D, QUERIES>(qs, q + (u64)i0 * width, nq - i0, width);
+        tile_in<D, QUERIES>(qs, q + (u64)i0 * s.q_pitch, nq - i0, s.q_pitch);
         tile_in<D, QUERIES>(ds, dout + (u64)i0 * width, nq - i0, width);
         if (threadIdx.x < QUERIES) {
             int i = i0 + threadIdx.x;
@@ -320,8 +292,8 @@ __device__ __forceinline__ void key_gradients(
         accumulate<D, QUERIES>(key_acc, g, qs);
     }
     float plain[2] = {1.f, 1.f}, share[2] = {s.scale, s.scale};
-    if (dv) rows_out<D>(dv + (u64)k0 * width + head * D, value_acc, row, nk, width, plain);
-    if (dk) rows_out<D>(dk + (u64)k0 * width + head * D, key_acc, row, nk, width, share);
+    if (dv) rows_out<D>(dv + (u64)k0 * s.k_pitch + head * D, value_acc, row, nk, s.k_pitch, plain);
+    if (dk) rows_out<D>(dk + (u64)k0 * s.k_pitch + head * D, key_acc, row, nk, s.k_pitch, share);
 }
 
 #define INSTANCE(D)                                                                                                  \

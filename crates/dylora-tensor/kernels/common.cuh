@@ -92,6 +92,46 @@ __device__ __forceinline__ void store8(S* row, int j, int width, int vec, const 
     }
 }
 
+// Tensor cores: 8 x 8 blocks of bf16 from shared memory, and c[16, 8] += a[16, 16] b[16, 8]. Lane 4 g + q holds of a the
+// columns 2 q, 2 q + 1 (and 8 further) of rows g and g + 8, of b the rows 2 q, 2 q + 1 (and 8 further) of column g, of c
+// the columns 2 q, 2 q + 1 of rows g and g + 8.
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ void matrices(u32 r[4], const bf16* p) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(p))
+                 : "memory");
+}
+__device__ __forceinline__ void matrices_transposed(u32 r[4], const bf16* p) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(p))
+                 : "memory");
+}
+__device__ __forceinline__ void mma(float c[4], const u32 a[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// 16 bytes from global to shared memory, zeros where not `valid`.
+__device__ __forceinline__ void copy16(bf16* to, const bf16* from, bool valid) {
+    int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
+                 : "memory");
+}
+__device__ __forceinline__ void copies_done() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+}
+
+// Two values as bf16 in one word, and what they lose by that in another: together 16 bits of mantissa.
+__device__ __forceinline__ u32 split2(float low, float high, u32* rest) {
+    u32 word = pack2(low, high);
+    *rest = pack2(low - __uint_as_float(word << 16), high - __uint_as_float(word & 0xffff0000u));
+    return word;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int step = 16; step; step >>= 1) x += __shfl_xor_sync(FULL, x, step);

@@ -1,7 +1,7 @@
 //! Attention over packed sequences: on tensor cores for bf16 and the usual head sizes, the plain form otherwise.
 
 use super::module::Source;
-use super::{Cuda, Drop, int, kind, launch, optional};
+use super::{Cuda, Drop, int, kind, launch, optional, vector};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::{Attended, Attention};
@@ -18,6 +18,8 @@ struct Sizes {
     longest_key: i32,
     causal: i32,
     scale: f32,
+    q_pitch: i32,
+    k_pitch: i32,
 }
 
 /// Kernels of one form, and what its launches need.
@@ -60,7 +62,47 @@ fn form(op: &'static str, dtype: DType, dim: usize) -> Result<Form> {
     }
 }
 
-fn sizes(op: &'static str, cuda: &Cuda, settings: &Attention<'_>, width: usize) -> Result<Sizes> {
+/// Where queries, keys and values lie: each in a tensor of its own, or side by side in the columns of one.
+#[derive(Clone, Copy)]
+struct Places {
+    q: u64,
+    k: u64,
+    v: u64,
+    /// Elements from one row to the next, of q and of k and v.
+    q_pitch: usize,
+    k_pitch: usize,
+}
+
+impl Places {
+    fn apart(op: &'static str, cuda: &Cuda, [q, k, v]: [&Tensor; 3]) -> Result<Self> {
+        let pointer = |t: &Tensor| t.cuda_pointer(op, cuda, t.dtype());
+        Ok(Places {
+            q: pointer(q)?,
+            k: pointer(k)?,
+            v: pointer(v)?,
+            q_pitch: q.width(),
+            k_pitch: k.width(),
+        })
+    }
+
+    /// `stacked` is q, k, v side by side, or k and v where q is given; each `width` wide.
+    fn stacked(op: &'static str, cuda: &Cuda, q: Option<&Tensor>, stacked: &Tensor, width: usize) -> Result<Self> {
+        let (at, step) = (
+            stacked.cuda_pointer(op, cuda, stacked.dtype())?,
+            (width * stacked.dtype().size()) as u64,
+        );
+        let keys = if q.is_some() { at } else { at + step };
+        Ok(Places {
+            q: q.map_or(Ok(at), |q| q.cuda_pointer(op, cuda, stacked.dtype()))?,
+            k: keys,
+            v: keys + step,
+            q_pitch: q.unwrap_or(stacked).width(),
+            k_pitch: stacked.width(),
+        })
+    }
+}
+
+fn sizes(op: &'static str, cuda: &Cuda, settings: &Attention<'_>, width: usize, at: &Places) -> Result<Sizes> {
     Ok(Sizes {
         q_offsets: settings.queries.offsets().cuda_pointer(op, cuda, DType::I32)?,
         k_offsets: settings.keys.offsets().cuda_pointer(op, cuda, DType::I32)?,
@@ -69,7 +111,14 @@ fn sizes(op: &'static str, cuda: &Cuda, settings: &Attention<'_>, width: usize) 
         longest_key: int(op, settings.keys.longest())?,
         causal: i32::from(settings.causal),
         scale: settings.scale as f32,
+        q_pitch: int(op, at.q_pitch)?,
+        k_pitch: int(op, at.k_pitch)?,
     })
+}
+
+/// Whether attention takes queries, keys and values side by side in one tensor.
+pub(crate) fn attends_stacked(dtype: DType, dim: usize) -> bool {
+    dtype == DType::Bf16 && [32, 64, 128].contains(&dim)
 }
 
 /// The context and the log-sum-exp (f32).
@@ -80,16 +129,39 @@ pub(crate) fn attention(
     v: &Tensor,
     settings: &Attention<'_>,
 ) -> Result<(Tensor, Tensor)> {
+    let at = Places::apart("attention", cuda, [q, k, v])?;
+    forward(cuda, &at, q.dtype(), q.shape(), settings)
+}
+
+/// [`attention`] of columns of one tensor.
+pub(crate) fn stacked_attention(
+    cuda: &Cuda,
+    q: Option<&Tensor>,
+    stacked: &Tensor,
+    width: usize,
+    settings: &Attention<'_>,
+) -> Result<(Tensor, Tensor)> {
+    let at = Places::stacked("stacked_attention", cuda, q, stacked, width)?;
+    let shape = [settings.queries.tokens(), width];
+    forward(cuda, &at, stacked.dtype(), &shape, settings)
+}
+
+fn forward(
+    cuda: &Cuda,
+    at: &Places,
+    dtype: DType,
+    shape: &[usize],
+    settings: &Attention<'_>,
+) -> Result<(Tensor, Tensor)> {
     const OP: &str = "attention";
-    let (dtype, heads) = (q.dtype(), settings.num_heads);
-    let form = form(OP, dtype, q.width() / heads)?;
-    let out = Tensor::on_cuda(OP, cuda, dtype, q.shape())?;
-    let lse = Tensor::on_cuda(OP, cuda, DType::F32, &[q.num_rows(), heads])?;
-    let pointer = |t: &Tensor| t.cuda_pointer(OP, cuda, dtype);
-    let (qp, kp, vp, op) = (pointer(q)?, pointer(k)?, pointer(v)?, pointer(&out)?);
+    let (heads, width) = (settings.num_heads, shape[shape.len() - 1]);
+    let form = form(OP, dtype, width / heads)?;
+    let out = Tensor::on_cuda(OP, cuda, dtype, shape)?;
+    let lse = Tensor::on_cuda(OP, cuda, DType::F32, &[out.num_rows(), heads])?;
+    let to = out.cuda_pointer(OP, cuda, dtype)?;
     let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
     let (sizes, drop) = (
-        sizes(OP, cuda, settings, q.width())?,
+        sizes(OP, cuda, settings, width, at)?,
         Drop::new(settings.dropout.as_ref()),
     );
     let kernel = (form.source, kind(OP, dtype)?, form.forward);
@@ -99,7 +171,22 @@ pub(crate) fn attention(
         settings.queries.count(),
     );
     // SAFETY: parameters as in attention.cu and attention_mma.cu; offsets were made from lengths that sum to the rows.
-    unsafe { launch!(cuda, kernel, grid, 128, form.shared, qp, kp, vp, op, lp, sizes, drop)? };
+    unsafe {
+        launch!(
+            cuda,
+            kernel,
+            grid,
+            128,
+            form.shared,
+            at.q,
+            at.k,
+            at.v,
+            to,
+            lp,
+            sizes,
+            drop
+        )?
+    };
     Ok((out, lse))
 }
 
@@ -111,26 +198,69 @@ pub(crate) fn attention_gradient(
     want: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     const OP: &str = "attention_gradient";
-    let (dtype, heads, width) = (dout.dtype(), settings.num_heads, at.q.width());
-    let (form, kind) = (form(OP, dtype, width / heads)?, kind(OP, dtype)?);
     let new = |wanted: bool, like: &Tensor| {
         wanted
-            .then(|| Tensor::on_cuda(OP, cuda, dtype, like.shape()))
+            .then(|| Tensor::on_cuda(OP, cuda, dout.dtype(), like.shape()))
             .transpose()
     };
     let gradients = [new(want[0], at.q)?, new(want[1], at.k)?, new(want[2], at.v)?];
+    let pointer = |t: &Option<Tensor>| optional(OP, cuda, t.as_ref(), dout.dtype());
+    let places = Places::apart(OP, cuda, [at.q, at.k, at.v])?;
+    let to = Places {
+        q: pointer(&gradients[0])?,
+        k: pointer(&gradients[1])?,
+        v: pointer(&gradients[2])?,
+        ..places
+    };
+    backward(cuda, dout, &places, [at.out, at.lse], settings, &to)?;
+    Ok(gradients)
+}
+
+/// The gradients of [`stacked_attention`]: of q where it is apart, and of the stacked tensor.
+pub(crate) fn stacked_attention_gradient(
+    cuda: &Cuda,
+    dout: &Tensor,
+    (q, stacked): (Option<&Tensor>, &Tensor),
+    [out, lse]: [&Tensor; 2],
+    settings: &Attention<'_>,
+) -> Result<(Option<Tensor>, Tensor)> {
+    const OP: &str = "stacked_attention_gradient";
+    let like = |t: &Tensor| Tensor::on_cuda(OP, cuda, dout.dtype(), t.shape());
+    let (dq, dstacked) = (q.map(like).transpose()?, like(stacked)?);
+    let places = Places::stacked(OP, cuda, q, stacked, dout.width())?;
+    let to = Places::stacked(OP, cuda, dq.as_ref(), &dstacked, dout.width())?;
+    backward(cuda, dout, &places, [out, lse], settings, &to)?;
+    Ok((dq, dstacked))
+}
+
+/// Writes the gradients to where `to` says; 0 is nowhere.
+fn backward(
+    cuda: &Cuda,
+    dout: &Tensor,
+    at: &Places,
+    [out, lse]: [&Tensor; 2],
+    settings: &Attention<'_>,
+    to: &Places,
+) -> Result<()> {
+    const OP: &str = "attention_gradient";
+    let (dtype, heads, width) = (dout.dtype(), settings.num_heads, dout.width());
+    let (form, kind) = (form(OP, dtype, width / heads)?, kind(OP, dtype)?);
     let pointer = |t: &Tensor| t.cuda_pointer(OP, cuda, dtype);
-    let (qp, kp, vp, dp) = (pointer(at.q)?, pointer(at.k)?, pointer(at.v)?, pointer(dout)?);
-    let (op, lp) = (pointer(at.out)?, at.lse.cuda_pointer(OP, cuda, DType::F32)?);
-    let delta = Tensor::on_cuda(OP, cuda, DType::F32, at.lse.shape())?;
+    let (dp, op) = (pointer(dout)?, pointer(out)?);
+    let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
+    let delta = Tensor::on_cuda(OP, cuda, DType::F32, lse.shape())?;
     let ep = delta.cuda_pointer(OP, cuda, DType::F32)?;
-    let (sizes, drop) = (sizes(OP, cuda, settings, width)?, Drop::new(settings.dropout.as_ref()));
-    let count = settings.queries.count();
-    let n = at.q.num_rows();
+    let (sizes, drop) = (
+        sizes(OP, cuda, settings, width, at)?,
+        Drop::new(settings.dropout.as_ref()),
+    );
+    let (count, n) = (settings.queries.count(), dout.num_rows());
+    let lanes = (width / heads).div_ceil(8).next_power_of_two().min(32);
     // SAFETY: parameters as in attention.cu and attention_mma.cu; shapes are those of the forward pass.
     unsafe {
         let kernel = (Source::Attention, kind, "attention_delta");
-        let grid = ((n * heads).div_ceil(8), 1, 1);
+        let grid = ((n * heads * lanes).div_ceil(256), 1, 1);
+        let (height, each, vec) = (int(OP, n)?, int(OP, lanes)?, vector(width / heads, &[dp, op]));
         launch!(
             cuda,
             kernel,
@@ -140,13 +270,14 @@ pub(crate) fn attention_gradient(
             dp,
             op,
             ep,
-            int(OP, n)?,
+            height,
             sizes.heads,
-            sizes.dim
+            sizes.dim,
+            each,
+            vec
         )?;
-        if let Some(dq) = &gradients[0] {
+        if to.q != 0 {
             let grid = (settings.queries.longest().div_ceil(form.rows), heads, count);
-            let to = pointer(dq)?;
             let kernel = (form.source, kind, form.dq);
             launch!(
                 cuda,
@@ -154,20 +285,18 @@ pub(crate) fn attention_gradient(
                 grid,
                 128,
                 form.shared,
-                qp,
-                kp,
-                vp,
+                at.q,
+                at.k,
+                at.v,
                 dp,
                 lp,
                 ep,
-                to,
+                to.q,
                 sizes,
                 drop
             )?;
         }
-        if want[1] || want[2] {
-            let dk = optional(OP, cuda, gradients[1].as_ref(), dtype)?;
-            let dv = optional(OP, cuda, gradients[2].as_ref(), dtype)?;
+        if to.k != 0 || to.v != 0 {
             let grid = (settings.keys.longest().div_ceil(form.rows), heads, count);
             let kernel = (form.source, kind, form.dkv);
             launch!(
@@ -176,18 +305,18 @@ pub(crate) fn attention_gradient(
                 grid,
                 128,
                 form.shared,
-                qp,
-                kp,
-                vp,
+                at.q,
+                at.k,
+                at.v,
                 dp,
                 lp,
                 ep,
-                dk,
-                dv,
+                to.k,
+                to.v,
                 sizes,
                 drop
             )?;
         }
     }
-    Ok(gradients)
+    Ok(())
 }

@@ -23,6 +23,9 @@ pub(crate) fn driver_error(op: &'static str, error: driver::DriverError) -> Erro
 /// Bytes of the cuBLAS workspace: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
+/// Bytes of shared memory that kernels declare, at most.
+const DECLARED: i32 = 20 << 10;
+
 /// A CUDA device. Clones share it; all work goes to one stream.
 #[derive(Clone)]
 pub struct Cuda {
@@ -34,6 +37,7 @@ pub(crate) struct Inner {
     device: sys::CUdevice,
     pub(crate) ordinal: usize,
     name: String,
+    multiprocessors: usize,
     pub(crate) stream: sys::CUstream,
     pub(crate) blas: Mutex<Blas>,
     workspace: sys::CUdeviceptr,
@@ -111,20 +115,25 @@ impl Cuda {
         let device = driver::device::get(number).map_err(fail)?;
         let name = driver::device::get_name(device).map_err(fail)?;
         // SAFETY: the device exists.
-        let (context, capability) = unsafe {
+        let (context, capability, [shared, multiprocessors]) = unsafe {
             let read = |attribute| driver::device::get_attribute(device, attribute).map_err(fail);
             use sys::CUdevice_attribute_enum as A;
             let capability = (
                 read(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
                 read(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             );
-            (driver::primary_ctx::retain(device).map_err(fail)?, capability)
+            let sizes = [
+                read(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+                read(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            ];
+            (driver::primary_ctx::retain(device).map_err(fail)?, capability, sizes)
         };
         let mut inner = Inner {
             context,
             device,
             ordinal,
             name,
+            multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
             stream: std::ptr::null_mut(),
             blas: Mutex::new(Blas(std::ptr::null_mut())),
             workspace: 0,
@@ -156,7 +165,7 @@ impl Cuda {
                 .map_err(blas_error)?;
         }
         let architecture = format!("sm_{}{}", capability.0, capability.1);
-        inner.modules = Some(Modules::load(&architecture, cache)?);
+        inner.modules = Some(Modules::load(&architecture, shared - DECLARED, cache)?);
         Ok(Cuda { inner: Arc::new(inner) })
     }
 
@@ -201,6 +210,17 @@ impl Cuda {
             Which::Persistent
         };
         Heaps::take(&self.inner, which, len)
+    }
+
+    /// How many multiprocessors the device has.
+    pub(crate) fn multiprocessors(&self) -> usize {
+        self.inner.multiprocessors
+    }
+
+    /// Bytes of shared memory that a launch may ask for.
+    pub(crate) fn shared_limit(&self) -> usize {
+        let limit = self.inner.modules.as_ref().map_or(0, |modules| modules.shared);
+        usize::try_from(limit).unwrap_or(0)
     }
 
     /// Launches a kernel.

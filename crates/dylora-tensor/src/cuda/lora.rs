@@ -1,10 +1,11 @@
-//! The linear layer with a low-rank path. Launch sizes depend on r, never on the rank of the step.
+//! The linear layer with low-rank paths: on tensor cores in bf16 at the usual sizes, the plain form otherwise. Launch sizes
+//! depend on r, never on the rank of the step.
 
 use std::ops::Range;
 
-use super::elementwise::{chunk_rows, linear, linear_input_gradient};
-use super::module::Source;
-use super::{Cuda, int, kind, launch, optional, vector};
+use super::elementwise::{chunk_rows, linear, linear_input_gradient, operand};
+use super::module::{Kind, Source};
+use super::{Cuda, cast, int, kind, launch, optional, vector};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::{LowRank, LowRankGradients};
@@ -146,6 +147,195 @@ fn reduce(
     }
 }
 
+/// Ranks, and columns on either side, that the tensor core kernels take.
+const MOST_RANKS: usize = 8;
+const WIDEST: usize = 1024;
+
+/// Whether `count` paths of rank r from `d` columns to `wide` columns each run on tensor cores.
+pub(crate) fn stacks(cuda: &Cuda, dtype: DType, d: usize, wide: usize, r: usize, count: usize) -> bool {
+    let fits = |side: usize| side.is_multiple_of(32) && (1..=WIDEST).contains(&side);
+    dtype == DType::Bf16
+        && (1..=2).contains(&count)
+        && (1..=MOST_RANKS).contains(&r)
+        && fits(d)
+        && fits(wide)
+        && tiles_bytes(d, wide, count) <= cuda.shared_limit()
+}
+
+/// Shared memory of the gradient kernel: 16 rows of x and of each path's dy.
+fn tiles_bytes(d: usize, wide: usize, count: usize) -> usize {
+    16 * 2 * (d + 8 + count * (wide + 8))
+}
+
+/// Paths as kernels take them.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Path {
+    factors: [u64; 2],
+    gradients: [u64; 2],
+    column: i32,
+    pad: i32,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Paths {
+    at: [Path; 2],
+}
+
+/// Where the gradients of A and B of a path go.
+pub(crate) type PathGradients<'a> = (Option<&'a Tensor>, Option<&'a Tensor>);
+
+fn paths_of(
+    op: &'static str,
+    cuda: &Cuda,
+    paths: &[(LowRank<'_>, usize)],
+    targets: &[PathGradients<'_>],
+) -> Result<Paths> {
+    let mut list = Paths::default();
+    for (i, (low, column)) in paths.iter().enumerate() {
+        let (da, db) = targets.get(i).copied().unwrap_or_default();
+        list.at[i] = Path {
+            factors: [
+                low.a.cuda_pointer(op, cuda, DType::F32)?,
+                low.b.cuda_pointer(op, cuda, DType::F32)?,
+            ],
+            gradients: [optional(op, cuda, da, DType::F32)?, optional(op, cuda, db, DType::F32)?],
+            column: int(op, *column)?,
+            pad: 0,
+        };
+    }
+    Ok(list)
+}
+
+/// y `[n, m]` = x Wᵀ + bias with a low-rank path on each path's columns, and h `[n, paths r]`. All paths have the same
+/// sizes, rank and scale.
+pub(crate) fn stacked_linear(
+    cuda: &Cuda,
+    x: &Tensor,
+    base: Option<(&Tensor, Option<&Tensor>)>,
+    paths: &[(LowRank<'_>, usize)],
+    shape: &[usize],
+) -> Result<(Tensor, Tensor)> {
+    const OP: &str = "stacked_linear";
+    let low = paths[0].0;
+    let (n, d, r, wide) = (x.num_rows(), x.width(), low.a.num_rows(), low.b.num_rows());
+    let y = Tensor::on_cuda(OP, cuda, DType::Bf16, shape)?;
+    let h = Tensor::on_cuda(OP, cuda, DType::F32, &[n, paths.len() * r])?;
+    let (xp, yp) = (
+        x.cuda_pointer(OP, cuda, DType::Bf16)?,
+        y.cuda_pointer(OP, cuda, DType::Bf16)?,
+    );
+    let hp = h.cuda_pointer(OP, cuda, DType::F32)?;
+    let bp = optional(OP, cuda, base.and_then(|(_, bias)| bias), DType::F32)?;
+    // Few rows are spread over more blocks; many share the factors that a block loads.
+    let (name, rows) = match (paths.len(), n < 4096) {
+        (1, true) => ("lora_start_1_1", 16),
+        (1, false) => ("lora_start_1_2", 32),
+        (_, true) => ("lora_start_2_1", 16),
+        (_, false) => ("lora_start_2_2", 32),
+    };
+    let (list, scale) = (paths_of(OP, cuda, paths, &[])?, low.scale as f32);
+    let (height, width, m) = (int(OP, n)?, int(OP, d)?, int(OP, y.width())?);
+    let (wide, ranks, rank) = (int(OP, wide)?, int(OP, r)?, int(OP, low.rank)?);
+    let (kernel, grid) = ((Source::LoraMma, Kind::Bf16, name), (n.div_ceil(rows), 1, 1));
+    // SAFETY: parameters as in lora_mma.cu; x is [n, d], y [n, m], h [n, paths r], A [r, d], B [wide, r].
+    unsafe {
+        launch!(
+            cuda, kernel, grid, 256, 0, xp, list, bp, yp, hp, height, width, m, wide, ranks, rank, scale
+        )?
+    };
+    if let Some((weight, _)) = base {
+        let weight = cast(cuda, weight, DType::Bf16)?;
+        let (a, b) = (operand(OP, cuda, x, false)?, operand(OP, cuda, &weight, true)?);
+        cuda.product(OP, [n, y.width(), d], a, b, DType::Bf16, yp, DType::Bf16, true)?;
+    }
+    Ok((y, h))
+}
+
+/// The gradients of [`stacked_linear`]: dA and dB for the ranks in `write`, dx for all ranks read.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn stacked_linear_gradient(
+    cuda: &Cuda,
+    dy: &Tensor,
+    x: &Tensor,
+    h: &Tensor,
+    weight: Option<&Tensor>,
+    paths: &[(LowRank<'_>, usize)],
+    targets: &[PathGradients<'_>],
+    write: &Range<usize>,
+    dx: Option<Option<Tensor>>,
+) -> Result<Option<Tensor>> {
+    const OP: &str = "stacked_linear_gradient";
+    let low = paths[0].0;
+    let (n, d, r, wide) = (x.num_rows(), x.width(), low.a.num_rows(), low.b.num_rows());
+    let bytes = tiles_bytes(d, wide, paths.len());
+    let target = dx
+        .map(|onto| Tensor::cuda_target(OP, onto, cuda, DType::Bf16, x.shape()))
+        .transpose()?;
+    if n == 0 {
+        return Ok(target.map(|(dx, _)| dx));
+    }
+    let bf16 = |t: &Tensor| t.cuda_pointer(OP, cuda, DType::Bf16);
+    let (dyp, xp, hp) = (bf16(dy)?, bf16(x)?, h.cuda_pointer(OP, cuda, DType::F32)?);
+    let to = target.as_ref().map_or(Ok(0), |(dx, _)| bf16(dx))?;
+    let onto = i32::from(target.as_ref().is_some_and(|(_, accumulate)| *accumulate));
+    // As many blocks as run at a time, each with its share of the rows.
+    let chunks = n.div_ceil(16).min(cuda.multiprocessors());
+    let partial = Tensor::on_cuda(OP, cuda, DType::F32, &[chunks, 8 * paths.len(), d + wide])?;
+    let part = partial.cuda_pointer(OP, cuda, DType::F32)?;
+    let (name, gather) = match (paths.len(), d.max(wide)) {
+        (1, 0..=512) => ("lora_gradient_1_4", "lora_gather_1"),
+        (1, 513..=768) => ("lora_gradient_1_6", "lora_gather_1"),
+        (1, _) => ("lora_gradient_1_8", "lora_gather_1"),
+        (_, 0..=512) => ("lora_gradient_2_4", "lora_gather_2"),
+        (_, 513..=768) => ("lora_gradient_2_6", "lora_gather_2"),
+        _ => ("lora_gradient_2_8", "lora_gather_2"),
+    };
+    let (list, scale) = (paths_of(OP, cuda, paths, targets)?, low.scale as f32);
+    let (height, width, m) = (int(OP, n)?, int(OP, d)?, int(OP, dy.width())?);
+    let (columns, ranks, rank) = (int(OP, wide)?, int(OP, r)?, int(OP, low.rank)?);
+    let (first, last, count) = (int(OP, write.start)?, int(OP, write.end)?, int(OP, chunks)?);
+    // SAFETY: parameters as in lora_mma.cu; dy is [n, m], x and dx [n, d], h [n, paths r]; gradients have their factors'
+    // shapes, and the shares fill `partial`.
+    unsafe {
+        let kernel = (Source::LoraMma, Kind::Bf16, name);
+        launch!(
+            cuda,
+            kernel,
+            (chunks, 1, 1),
+            512,
+            bytes,
+            dyp,
+            xp,
+            hp,
+            list,
+            to,
+            onto,
+            part,
+            height,
+            width,
+            m,
+            columns,
+            ranks,
+            rank,
+            scale
+        )?;
+        let kernel = (Source::LoraMma, Kind::Bf16, gather);
+        let grid = (d.max(wide).div_ceil(32), r, 2 * paths.len());
+        launch!(
+            cuda, kernel, grid, 256, 0, part, list, count, width, columns, ranks, first, last, scale
+        )?;
+    }
+    let Some((dx, _)) = target else { return Ok(None) };
+    if let Some(weight) = weight {
+        let weight = cast(cuda, weight, DType::Bf16)?;
+        let (a, b) = (operand(OP, cuda, dy, false)?, operand(OP, cuda, &weight, false)?);
+        cuda.product(OP, [n, d, dy.width()], a, b, DType::Bf16, to, DType::Bf16, true)?;
+    }
+    Ok(Some(dx))
+}
+
 /// y and h `[n, r]`, whose columns beyond the rank in use are zero.
 pub(crate) fn lora_linear(
     cuda: &Cuda,
@@ -155,6 +345,10 @@ pub(crate) fn lora_linear(
     shape: &[usize],
 ) -> Result<(Tensor, Tensor)> {
     const OP: &str = "lora_linear";
+    let paths = [(*low, 0)];
+    if stacks(cuda, x.dtype(), x.width(), low.b.num_rows(), low.a.num_rows(), 1) {
+        return stacked_linear(cuda, x, base, &paths, shape);
+    }
     let h = dot(OP, cuda, x, &Factor::a(low), 1.0)?;
     let y = match base {
         Some((weight, _)) => linear(cuda, x, weight, None, shape)?,
@@ -177,6 +371,11 @@ pub(crate) fn lora_linear_gradient(
     into: LowRankGradients<'_>,
 ) -> Result<Option<Tensor>> {
     const OP: &str = "lora_linear_gradient";
+    if stacks(cuda, x.dtype(), x.width(), low.b.num_rows(), low.a.num_rows(), 1) {
+        let paths = [(*low, 0)];
+        let targets = [(into.da, into.db)];
+        return stacked_linear_gradient(cuda, dy, x, h, weight, &paths, &targets, write, into.dx);
+    }
     let (a, b) = (Factor::a(low), Factor::b(low));
     if let Some(db) = into.db {
         reduce(OP, cuda, h, dy, &b, db, write, low.scale)?;

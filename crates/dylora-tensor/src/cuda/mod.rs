@@ -17,14 +17,16 @@ mod norm;
 mod optim;
 mod rows;
 
-pub(crate) use attention::{attention, attention_gradient};
+pub(crate) use attention::{
+    attends_stacked, attention, attention_gradient, stacked_attention, stacked_attention_gradient,
+};
 pub use context::Cuda;
 pub(crate) use elementwise::{
     add, add_into, column_sum_into, convert, dropout, gelu, gelu_gradient, linear, linear_input_gradient,
     linear_weight_gradient, scale_by, tanh, tanh_gradient,
 };
 pub(crate) use heap::Block;
-pub(crate) use lora::{lora_linear, lora_linear_gradient};
+pub(crate) use lora::{lora_linear, lora_linear_gradient, stacked_linear, stacked_linear_gradient, stacks};
 pub(crate) use loss::{cross_entropy, mse};
 pub use module::KernelCache;
 pub(crate) use norm::{layer_norm, layer_norm_gradient};

@@ -25,6 +25,7 @@ pub(crate) enum Source {
     Norm,
     Rows,
     Lora,
+    LoraMma,
     Loss,
     Optim,
     Attention,
@@ -44,11 +45,12 @@ pub(crate) enum Kind {
 const COMMON: &str = include_str!("../../kernels/common.cuh");
 
 impl Source {
-    const ALL: [Source; 8] = [
+    const ALL: [Source; 9] = [
         Source::Elementwise,
         Source::Norm,
         Source::Rows,
         Source::Lora,
+        Source::LoraMma,
         Source::Loss,
         Source::Optim,
         Source::Attention,
@@ -61,6 +63,7 @@ impl Source {
             Source::Norm => include_str!("../../kernels/norm.cu"),
             Source::Rows => include_str!("../../kernels/rows.cu"),
             Source::Lora => include_str!("../../kernels/lora.cu"),
+            Source::LoraMma => include_str!("../../kernels/lora_mma.cu"),
             Source::Loss => include_str!("../../kernels/loss.cu"),
             Source::Optim => include_str!("../../kernels/optim.cu"),
             Source::Attention => include_str!("../../kernels/attention.cu"),
@@ -71,7 +74,7 @@ impl Source {
     fn kinds(self) -> &'static [Kind] {
         match self {
             Source::Optim => &[Kind::F32],
-            Source::AttentionMma => &[Kind::Bf16],
+            Source::AttentionMma | Source::LoraMma => &[Kind::Bf16],
             _ => &[Kind::F32, Kind::Bf16],
         }
     }
@@ -139,11 +142,13 @@ fn compile(source: Source, kind: Kind, architecture: &str) -> Result<Vec<u8>> {
 pub(crate) struct Modules {
     modules: HashMap<(Source, Kind), sys::CUmodule>,
     functions: RwLock<HashMap<(Source, Kind, &'static str), sys::CUfunction>>,
+    /// Bytes of shared memory that a block may ask for beside what its kernel declares.
+    pub(crate) shared: i32,
 }
 
 impl Modules {
     /// Loads every module, compiling side by side what the cache does not hold. The context must be current.
-    pub(crate) fn load(architecture: &str, cache: Option<&dyn KernelCache>) -> Result<Self> {
+    pub(crate) fn load(architecture: &str, shared: i32, cache: Option<&dyn KernelCache>) -> Result<Self> {
         let wanted: Vec<(Source, Kind)> = Source::ALL
             .iter()
             .flat_map(|source| source.kinds().iter().map(|kind| (*source, *kind)))
@@ -191,6 +196,7 @@ impl Modules {
         Ok(Modules {
             modules,
             functions: RwLock::default(),
+            shared,
         })
     }
 
@@ -209,9 +215,14 @@ impl Modules {
         // SAFETY: the module is never unloaded; the attribute only raises a limit that every supported device has.
         let function = unsafe {
             let function = driver::module::get_function(module, symbol).map_err(|e| driver_error(name, e))?;
-            if source == Source::Attention {
+            let most = match source {
+                Source::Attention => 64 << 10,
+                Source::LoraMma => self.shared,
+                _ => 0,
+            };
+            if most > 0 {
                 let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                driver::function::set_function_attribute(function, attribute, 64 << 10)
+                driver::function::set_function_attribute(function, attribute, most)
                     .map_err(|e| driver_error(name, e))?;
             }
             function

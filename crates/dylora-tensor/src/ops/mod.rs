@@ -13,6 +13,7 @@ mod loss;
 mod low_rank;
 mod norm;
 mod optim;
+mod stacked;
 
 pub use attention::{Attended, Attention, attention, attention_gradient};
 pub use decode::{TopClasses, top_log_softmax};
@@ -23,6 +24,9 @@ pub use loss::{CrossEntropy, cross_entropy, mse};
 pub use low_rank::{LowRank, LowRankGradients, lora_linear, lora_linear_gradient};
 pub use norm::{NormGradients, Normalised, layer_norm, layer_norm_gradient};
 pub use optim::{AdamWForm, AdamWHyper, AdamWItem, AdamWRow, AdamWState, Slab, adamw, adamw_many, clip_factor};
+pub use stacked::{
+    StackedPath, stacked_attention, stacked_attention_gradient, stacked_linear, stacked_linear_gradient, stacks,
+};
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
