@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod gpu;
 mod reproduce;
 mod run;
 mod test;
@@ -21,6 +22,7 @@ usage: cargo xtask COMMAND
   tidy              crate walls, forgotten tests, leftovers, lines per crate
   reproduce ARGS    dylora reproduce ARGS, in release mode
   bench ARGS        dylora bench ARGS, in release mode
+  bench gpu         training steps on a GPU, and PyTorch's beside them where python3 has torch
   bench kernels     the kernel benchmarks of dylora-tensor (further ARGS go to cargo bench)";
 
 fn main() -> ExitCode {
