@@ -56,6 +56,7 @@ macro_rules! operations {
 operations! {
     Add(ops::add::Record), "Sum of two values.";
     Attention(ops::attention::Record), "Scaled dot-product attention over packed sequences.";
+    BiasGelu(ops::bias_gelu::Record), "GELU behind a frozen bias.";
     CrossEntropy(ops::loss::Record), "Cross-entropy against classes.";
     Custom(ops::custom::Record), "An operation of the user's.";
     Dropout(ops::dropout::Record), "Dropout.";

@@ -157,6 +157,15 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
     match kind {
         OpKind::Tanh => elementwise(&|tape, x| ops::tanh(tape, x)),
         OpKind::Gelu => elementwise(&|tape, x| ops::gelu(tape, x, gelu)),
+        OpKind::BiasGelu => {
+            let bias = make.tensor(&[d])?;
+            let (x, target) = (make.parameter(&[n, d])?, make.tensor(&[n, d])?);
+            gradcheck::check(std::slice::from_ref(&x), case.seed, &mut |tape| {
+                let x = tape.parameter(&x)?;
+                let y = ops::bias_gelu(tape, &x, &bias, gelu)?;
+                squash(tape, &y, &target)
+            })
+        }
         OpKind::Dropout => elementwise(&|tape, x| ops::dropout(tape, x, dropout)),
         // x + x as well, so that contributions to one place are added up.
         OpKind::Add => elementwise(&|tape, x| {
@@ -354,6 +363,7 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
         OpKind::LayerNorm => {
             let (x, residual) = (make.weight(0, &[n, d])?, make.weight(1, &[n, d])?);
             let (gamma, beta) = (make.weight(2, &[d])?, make.weight(3, &[d])?);
+            let bias = make.tensor(&[d])?;
             let target = make.tensor(&[n, d])?;
             let residual = (case.flags & 1 == 0).then_some(residual);
             if residual.is_none() {
@@ -363,7 +373,12 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
                 let x = input(tape, &x)?;
                 let residual = residual.as_ref().map(|r| input(tape, r)).transpose()?;
                 // A large epsilon keeps rows of two nearly equal values from being too curved for the differences.
-                let y = ops::layer_norm(tape, &x, residual.as_ref(), dropout, &gamma, &beta, 0.05)?;
+                let y = if case.flags & 2 == 0 {
+                    ops::layer_norm(tape, &x, residual.as_ref(), dropout, &gamma, &beta, 0.05)?
+                } else {
+                    let weights = [&gamma, &beta];
+                    ops::bias_layer_norm(tape, &x, Some(&bias), residual.as_ref(), dropout, weights, 0.05)?
+                };
                 squash(tape, &y, &target)
             })
         }

@@ -124,9 +124,9 @@ impl SelfAttention {
             let args = args(ctx)?;
             ops::attention(ctx.tape, &q, &k, &v, &args)?
         };
-        let out = self.output.forward(ctx, &context)?;
+        let (out, bias) = self.output.forward_unbiased(ctx, &context)?;
         let dropout = ctx.next_dropout(self.hidden_dropout)?;
-        self.norm.forward(ctx, &out, Some(from), dropout)
+        self.norm.forward_biased(ctx, &out, bias, Some(from), dropout)
     }
 
     /// Query, key and value of x side by side, or the later ones of them from `first` on.

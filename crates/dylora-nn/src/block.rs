@@ -49,10 +49,13 @@ impl Block {
     /// If shapes do not fit.
     pub fn forward(&self, ctx: &mut Ctx<'_>, from: &Var, queries: &Segments, x: &Var, keys: &Segments) -> Result<Var> {
         let x = self.attention.forward(ctx, from, queries, x, keys)?;
-        let hidden = self.intermediate.forward(ctx, &x)?;
-        let hidden = ops::gelu(ctx.tape, &hidden, self.activation)?;
-        let out = self.output.forward(ctx, &hidden)?;
+        let (hidden, bias) = self.intermediate.forward_unbiased(ctx, &x)?;
+        let hidden = match bias {
+            Some(bias) => ops::bias_gelu(ctx.tape, &hidden, bias, self.activation)?,
+            None => ops::gelu(ctx.tape, &hidden, self.activation)?,
+        };
+        let (out, bias) = self.output.forward_unbiased(ctx, &hidden)?;
         let dropout = ctx.next_dropout(self.hidden_dropout)?;
-        self.norm.forward(ctx, &out, Some(&x), dropout)
+        self.norm.forward_biased(ctx, &out, bias, Some(&x), dropout)
     }
 }

@@ -5,7 +5,7 @@
 
 use dylora_autograd::ops::{self, Lora};
 use dylora_autograd::tensor::{Device, Tensor};
-use dylora_autograd::{Parameter, SliceCell, Var};
+use dylora_autograd::{Parameter, SliceCell, Var, Weight};
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
@@ -174,6 +174,17 @@ impl AdaptedLinear {
                 let low = ops::low_rank(ctx.tape, &dropped, &lora)?;
                 Ok(ops::add(ctx.tape, &base, &low)?)
             }
+        }
+    }
+
+    /// x W0ᵀ and the bias that is still to be added, where the device gains by leaving that to what follows; otherwise
+    /// the whole layer and no bias.
+    pub(crate) fn forward_unbiased(&self, ctx: &mut Ctx<'_>, x: &Var) -> Result<(Var, Option<&Tensor>)> {
+        match (&self.adapter, &self.base.bias) {
+            (None, Weight::Frozen(bias)) if ops::defers_bias(bias.device()) => {
+                Ok((ops::linear(ctx.tape, x, &self.base.weight, None)?, Some(bias)))
+            }
+            _ => Ok((self.forward(ctx, x)?, None)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Layer normalisation, with the dropout and residual that stand before it in a block.
 
-use dylora_autograd::tensor::Dropout;
+use dylora_autograd::tensor::{Dropout, Tensor};
 use dylora_autograd::{Var, Weight, ops};
 
 use crate::ctx::Ctx;
@@ -29,14 +29,21 @@ impl LayerNorm {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, ctx: &mut Ctx<'_>, x: &Var, residual: Option<&Var>, dropout: Option<Dropout>) -> Result<Var> {
-        Ok(ops::layer_norm(
-            ctx.tape,
-            x,
-            residual,
-            dropout,
-            &self.gamma,
-            &self.beta,
-            self.eps,
+        self.forward_biased(ctx, x, None, residual, dropout)
+    }
+
+    /// LayerNorm(dropout(x + bias) + residual), with the frozen bias of the layer before it.
+    pub(crate) fn forward_biased(
+        &self,
+        ctx: &mut Ctx<'_>,
+        x: &Var,
+        bias: Option<&Tensor>,
+        residual: Option<&Var>,
+        dropout: Option<Dropout>,
+    ) -> Result<Var> {
+        let weights = [&self.gamma, &self.beta];
+        Ok(ops::bias_layer_norm(
+            ctx.tape, x, bias, residual, dropout, weights, self.eps,
         )?)
     }
 }

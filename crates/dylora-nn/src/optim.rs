@@ -150,7 +150,7 @@ impl AdamW {
         for entry in &self.entries {
             items.extend(entry.item(&self.settings, lr)?);
         }
-        kernels::adamw_many(&items, max_norm.map(|_| &self.clip))?;
+        kernels::adamw_many(&items, Some(&self.clip))?;
         for entry in &mut self.entries {
             let moved = entry.moved(self.settings.update);
             for count in entry.counts.get_mut(moved).into_iter().flatten() {

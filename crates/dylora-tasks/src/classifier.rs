@@ -97,9 +97,9 @@ impl Classifier {
         }
     }
 
-    /// A new tensor for one loss.
-    pub(crate) fn scalar(&self) -> Result<Tensor> {
-        Ok(Tensor::zeros(&self.device, self.wide(), &[1])?)
+    /// A new tensor for so many losses.
+    pub(crate) fn scalars(&self, count: usize) -> Result<Tensor> {
+        Ok(Tensor::zeros(&self.device, self.wide(), &[count])?)
     }
 
     /// A batch on the device.

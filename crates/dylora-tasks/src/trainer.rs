@@ -1,7 +1,7 @@
 //! One optimizer step after another: draw a rank, run the micro-batches, clip, update.
 
 use dylora_nn::autograd::{Parameter, RankSlice, Tape};
-use dylora_nn::tensor::{Purpose, StepCache, StepKey, Stream, Tensor};
+use dylora_nn::tensor::{Device, Purpose, StepCache, StepKey, Stream, Tensor};
 use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, LinearWarmup, Method, Objective, RankSampler};
 
 use crate::classifier::Classifier;
@@ -42,9 +42,12 @@ pub struct Trainer {
     ranks: Stream,
     dropout: Stream,
     cache: StepCache,
-    loss: Tensor,
+    losses: Tensor,
     done: u64,
 }
+
+/// Passes of a step whose losses are read at once.
+const PASSES: usize = 64;
 
 impl Trainer {
     /// A trainer at step 0 of `total`.
@@ -68,7 +71,7 @@ impl Trainer {
             ranks: Stream::new(settings.seed, Purpose::Rank),
             dropout: Stream::new(settings.seed, Purpose::Dropout),
             cache: StepCache::new(classifier.device()),
-            loss: classifier.scalar()?,
+            losses: classifier.scalars(PASSES)?,
             done: 0,
             classifier,
         })
@@ -110,7 +113,7 @@ impl Trainer {
         let (slices, reported) = slices(self.method, self.objective, self.sampler.as_ref(), self.rank, rank);
         let mut draws = Some(self.dropout.draws(step_index(self.done)?));
         self.optimizer.zero_grad()?;
-        let mut loss = 0.0;
+        let (mut loss, mut unread) = (0.0, 0);
         for batch in batches {
             let inputs = self.classifier.inputs(batch)?;
             let targets = self.classifier.targets(batch)?;
@@ -125,9 +128,10 @@ impl Trainer {
                 let Trainer {
                     classifier,
                     cache,
-                    loss: persistent,
+                    losses,
                     ..
                 } = self;
+                let persistent = losses.rows(unread..unread + 1)?;
                 cache.run(key, &mut || -> Result<()> {
                     let mut tape = Tape::new();
                     let mut ctx = Ctx {
@@ -142,11 +146,19 @@ impl Trainer {
                     persistent.copy_from(loss.value())?;
                     Ok(tape.backward(&loss)?)
                 })?;
-                loss += self.loss.to_f64_vec()?.iter().sum::<f64>();
+                unread += 1;
+                if unread == PASSES {
+                    loss = self.read_losses(loss, &mut unread)?;
+                }
             }
         }
-        // Before the update: a checkpoint never holds what such a loss would make of the weights.
-        check_finite("loss", loss, self.done + 1)?;
+        // Before the update: a checkpoint never holds what such a loss would make of the weights. A GPU would stand still
+        // meanwhile; there the update itself leaves the weights alone where the gradients are not numbers.
+        let waits = matches!(self.classifier.device(), Device::Cpu(_));
+        if waits {
+            loss = self.read_losses(loss, &mut unread)?;
+            check_finite("loss", loss, self.done + 1)?;
+        }
         self.classifier.model.slice().set(whole(&slices));
         let Trainer {
             optimizer, cache, clip, ..
@@ -158,6 +170,10 @@ impl Trainer {
             longest: 0,
         };
         cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
+        if !waits {
+            loss = self.read_losses(loss, &mut unread)?;
+            check_finite("loss", loss, self.done + 1)?;
+        }
         let grad_norm = self.optimizer.grad_norm()?;
         check_finite("gradient norm", grad_norm, self.done + 1)?;
         self.done += 1;
@@ -167,6 +183,13 @@ impl Trainer {
             lr,
             rank: reported,
         })
+    }
+
+    /// `loss` and the losses of the passes since the last reading.
+    fn read_losses(&self, loss: f64, unread: &mut usize) -> Result<f64> {
+        let values = self.losses.rows(0..*unread)?.to_f64_vec()?;
+        *unread = 0;
+        Ok(values.iter().fold(loss, |sum, value| sum + value))
     }
 }
 

@@ -5,9 +5,10 @@
 
 struct Sizes {
     const int *q_offsets, *k_offsets;
+    u8* kept;
     int heads, dim, longest_key, causal;
     float scale;
-    // Used by the tensor core form alone; here every row is heads x dim wide.
+    // These and `kept` are used by the tensor core form alone; here every row is heads x dim wide.
     int q_pitch, k_pitch;
 };
 

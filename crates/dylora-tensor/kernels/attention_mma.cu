@@ -7,6 +7,8 @@
 
 struct Sizes {
     const int *q_offsets, *k_offsets;
+    // Keep flags of dropout, drawn in forward: a byte for [query][head][64 keys][block].
+    u8* kept;
     int heads, dim, longest_key, causal;
     float scale;
     // From one row to the next of q and dq, and of k, v and their gradients; out and dout are heads x dim wide.
@@ -96,21 +98,31 @@ __device__ __forceinline__ void rows_out(bf16* x, const float c[D / 8][4], int r
     }
 }
 
-// Dropout factors of 64 keys for this thread's two queries, applied to an accumulator.
+// Dropout factors of 64 keys for this thread's two queries, applied to an accumulator. Forward draws the flags and stores
+// them, the backward kernels read them: drawing costs more than all else that happens to a score.
+template <bool DRAW>
 __device__ __forceinline__ void drop_scores(
-    float c[8][4], const Drop& drop, const Sizes& s, int query, int head, int tile
+    float c[8][4], const Drop& drop, const Sizes& s, int q0, int row, int nq, int head, int tile
 ) {
     int lane = threadIdx.x & 31;
     u64 groups = (u64)((s.longest_key + 63) / 64);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        u64 group = ((u64)(query + half * 8) * s.heads + head) * groups + tile;
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            u32 bits = keep_bits(drop, group, lane % 4 * 2 + e);
-#pragma unroll
-            for (int n = 0; n < 8; n++) c[n][2 * half + e] *= bits >> n & 1 ? drop.scale : 0.f;
+        int i = row + half * 8;
+        if (i >= nq) continue;
+        u64 group = ((u64)(q0 + i) * s.heads + head) * groups + tile;
+        u16* at = (u16*)(s.kept + group * 8 + lane % 4 * 2);
+        u32 bits;
+        if (DRAW) {
+            bits = keep_bits(drop, group, lane % 4 * 2) | keep_bits(drop, group, lane % 4 * 2 + 1) << 8;
+            *at = (u16)bits;
+        } else {
+            bits = *at;
         }
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+#pragma unroll
+            for (int n = 0; n < 8; n++) c[n][2 * half + e] *= bits >> (8 * e + n) & 1 ? drop.scale : 0.f;
     }
 }
 
@@ -138,13 +150,14 @@ __device__ __forceinline__ void forward(
         __syncthreads();
         float c[8][4];
         against<D, 64>(c, a, ks);
+        bool full = j0 + 64 <= nk && !s.causal;
         float high[2] = {top[0], top[1]}, part[2] = {0.f, 0.f};
 #pragma unroll
         for (int n = 0; n < 8; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int key = j0 + n * 8 + lane % 4 * 2 + e % 2, i = row + lane / 4 + e / 2 * 8;
-                bool seen = key < nk && (!s.causal || key <= i + nk - nq);
+                bool seen = full || (key < nk && (!s.causal || key <= i + nk - nq));
                 c[n][e] = seen ? c[n][e] * factor : -INF;
                 high[e / 2] = fmaxf(high[e / 2], c[n][e]);
             }
@@ -167,7 +180,7 @@ __device__ __forceinline__ void forward(
                 }
             sum[half] += part[half];
         }
-        if (drop.on) drop_scores(c, drop, s, q0 + row + lane / 4, head, j0 / 64);
+        if (drop.on) drop_scores<true>(c, drop, s, q0, row + lane / 4, nq, head, j0 / 64);
         accumulate<D, 64>(acc, c, vs);
     }
     float share[2];
@@ -215,14 +228,15 @@ __device__ __forceinline__ void query_gradient(
         __syncthreads();
         float g[8][4], c[8][4];
         against<D, 64>(g, up, vs);
-        if (drop.on) drop_scores(g, drop, s, q0 + row + lane / 4, head, j0 / 64);
+        if (drop.on) drop_scores<false>(g, drop, s, q0, row + lane / 4, nq, head, j0 / 64);
         against<D, 64>(c, a, ks);
+        bool full = j0 + 64 <= nk && !s.causal;
 #pragma unroll
         for (int n = 0; n < 8; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int key = j0 + n * 8 + lane % 4 * 2 + e % 2, i = row + lane / 4 + e / 2 * 8;
-                bool seen = key < nk && (!s.causal || key <= i + nk - nq);
+                bool seen = full || (key < nk && (!s.causal || key <= i + nk - nq));
                 float p = seen ? exp2_fast(c[n][e] * factor - norm[e / 2]) : 0.f;
                 c[n][e] = p * (g[n][e] - along[e / 2]);
             }
@@ -241,7 +255,7 @@ __device__ __forceinline__ void key_gradients(
 ) {
     __shared__ __align__(16) bf16 qs[QUERIES * (D + 8)], ds[QUERIES * (D + 8)];
     __shared__ float norm[QUERIES], along[QUERIES];
-    __shared__ u8 kept[QUERIES][8];
+    __shared__ __align__(8) u8 kept[QUERIES][8];
     int width = s.heads * D, head = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     int q0 = s.q_offsets[blockIdx.z], nq = s.q_offsets[blockIdx.z + 1] - q0;
     int k0 = s.k_offsets[blockIdx.z], nk = s.k_offsets[blockIdx.z + 1] - k0;
@@ -265,12 +279,7 @@ __device__ __forceinline__ void key_gradients(
             u64 at = (u64)(q0 + i) * s.heads + head;
             norm[threadIdx.x] = i < nq ? lse[at] * LOG2E : INF;
             along[threadIdx.x] = i < nq ? delta[at] : 0.f;
-        }
-        if (drop.on) {
-            for (int t = threadIdx.x; t < QUERIES * 8; t += 128) {
-                u64 group = ((u64)(q0 + i0 + t / 8) * s.heads + head) * groups + blockIdx.x;
-                kept[t / 8][t % 8] = (u8)keep_bits(drop, group, t % 8);
-            }
+            if (drop.on && i < nq) *(u64*)kept[threadIdx.x] = *(const u64*)(s.kept + (at * groups + blockIdx.x) * 8);
         }
         copies_done();
         __syncthreads();
@@ -282,7 +291,8 @@ __device__ __forceinline__ void key_gradients(
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int local = n * 8 + lane % 4 * 2 + e % 2, i = i0 + local, key = row + lane / 4 + e / 2 * 8;
-                bool seen = key < nk && i < nq && (!s.causal || key <= i + nk - nq);
+                // A query beyond the last has an infinite norm; a key beyond the last is not stored.
+                bool seen = !s.causal || key <= i + nk - nq;
                 float chance = seen ? exp2_fast(p[n][e] * factor - norm[local]) : 0.f, mask = 1.f;
                 if (drop.on) mask = kept[local][lane / 4] >> (warp * 2 + e / 2) & 1 ? drop.scale : 0.f;
                 p[n][e] = chance * mask;

@@ -61,6 +61,34 @@ extern "C" __global__ void gelu_backward(const T* x, const T* dy, T* dx, u64 n, 
         give(dx + j, whole, left, g);
     })
 }
+// The same of x + bias for rows of x; a warp takes a row.
+extern "C" __global__ void bias_gelu_forward(const T* x, const float* bias, T* y, int n, int d, int tanh_form, int vec) {
+    int lane = threadIdx.x & 31, row = blockIdx.x * 8 + (threadIdx.x >> 5);
+    if (row >= n) return;
+    for (int j = lane * 8; j < d; j += 256) {
+        float v[8], b[8];
+        load8(x + (u64)row * d, j, d, vec, v);
+        load8(bias, j, d, vec, b);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = gelu(v[i] + b[i], tanh_form);
+        store8(y + (u64)row * d, j, d, vec, v);
+    }
+}
+extern "C" __global__ void bias_gelu_backward(
+    const T* x, const float* bias, const T* dy, T* dx, int n, int d, int tanh_form, int vec
+) {
+    int lane = threadIdx.x & 31, row = blockIdx.x * 8 + (threadIdx.x >> 5);
+    if (row >= n) return;
+    for (int j = lane * 8; j < d; j += 256) {
+        float v[8], b[8], g[8];
+        load8(x + (u64)row * d, j, d, vec, v);
+        load8(dy + (u64)row * d, j, d, vec, g);
+        load8(bias, j, d, vec, b);
+#pragma unroll
+        for (int i = 0; i < 8; i++) g[i] *= gelu_slope(v[i] + b[i], tanh_form);
+        store8(dx + (u64)row * d, j, d, vec, g);
+    }
+}
 extern "C" __global__ void tanh_forward(const T* x, T* y, u64 n, int vec) {
     FLAT({
         float v[8];
@@ -137,7 +165,7 @@ extern "C" __global__ void dropout(const T* x, T* y, Drop drop, int n, int d, in
     }
 }
 
-// y[n, d] += bias[d], and z = gelu(y) where z is given.
+// y[n, d] += bias[d].
 extern "C" __global__ void bias_add(T* y, const float* bias, int n, int d, int vec) {
     int lane = threadIdx.x & 31, row = blockIdx.x * 8 + (threadIdx.x >> 5);
     if (row >= n) return;

@@ -1,8 +1,8 @@
-// Layer normalisation of s = dropout(x) + residual; one warp a row, which it keeps in registers.
+// Layer normalisation of s = dropout(x + bias) + residual; one warp a row, which it keeps in registers.
 
 template <int PIECES>
 __device__ __forceinline__ void forward(
-    const T* x, const T* residual, const float* gamma, const float* beta, float eps, const Drop& drop, T* sum, T* y,
+    const T* x, const float* bias, const T* residual, const float* gamma, const float* beta, float eps, const Drop& drop, T* sum, T* y,
     float* mean_out, float* rstd_out, int n, int d, int vec
 ) {
     int lane = threadIdx.x & 31, row = blockIdx.x * 8 + (threadIdx.x >> 5);
@@ -14,6 +14,12 @@ __device__ __forceinline__ void forward(
         int j = p * 256 + lane * 8;
         if (p * 256 >= d) break;
         load8(x + at, j, d, vec, v[p]);
+        if (bias) {
+            float b[8];
+            load8(bias, j, d, vec, b);
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[p][i] += b[i];
+        }
         if (drop.on) {
             u32 keep = keep8(drop, row, d, p * 256, lane);
 #pragma unroll
@@ -106,10 +112,10 @@ __device__ __forceinline__ void backward(
 
 #define INSTANCE(PIECES)                                                                                             \
     extern "C" __global__ void norm_forward_##PIECES(                                                                \
-        const T* x, const T* residual, const float* gamma, const float* beta, float eps, Drop drop, T* sum, T* y,    \
-        float* mean, float* rstd, int n, int d, int vec                                                              \
+        const T* x, const float* bias, const T* residual, const float* gamma, const float* beta, float eps,          \
+        Drop drop, T* sum, T* y, float* mean, float* rstd, int n, int d, int vec                                     \
     ) {                                                                                                              \
-        forward<PIECES>(x, residual, gamma, beta, eps, drop, sum, y, mean, rstd, n, d, vec);                         \
+        forward<PIECES>(x, bias, residual, gamma, beta, eps, drop, sum, y, mean, rstd, n, d, vec);                         \
     }                                                                                                                \
     extern "C" __global__ void norm_backward_##PIECES(                                                               \
         const T* dy, const T* sum, const float* mean, const float* rstd, const float* gamma, Drop drop, T* ds,       \

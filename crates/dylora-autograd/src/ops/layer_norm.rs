@@ -37,16 +37,29 @@ pub fn layer_norm(
     beta: &Weight,
     eps: f64,
 ) -> Result<Var> {
+    bias_layer_norm(tape, x, None, residual, dropout, [gamma, beta], eps)
+}
+
+/// Layer normalisation of `dropout(x + bias) + residual`; the bias, where there is one, does not learn.
+///
+/// # Errors
+/// If shapes or types do not fit.
+pub fn bias_layer_norm(
+    tape: &mut Tape,
+    x: &Var,
+    bias: Option<&Tensor>,
+    residual: Option<&Var>,
+    dropout: Option<Dropout>,
+    [gamma, beta]: [&Weight; 2],
+    eps: f64,
+) -> Result<Var> {
     let input = tape.input(x)?;
     let residual_input = residual.map_or(Ok(Input(None)), |r| tape.input(r))?;
-    let n = kernels::layer_norm(
-        &x.value,
-        residual.map(|r| &r.value),
-        dropout,
-        gamma.value(),
-        beta.value(),
-        eps,
-    )?;
+    let (at, values) = (residual.map(|r| &r.value), [gamma.value(), beta.value()]);
+    let n = match bias {
+        Some(bias) => kernels::bias_layer_norm(&x.value, bias, at, dropout, values, eps)?,
+        None => kernels::layer_norm(&x.value, at, dropout, values[0], values[1], eps)?,
+    };
     let wanted = input.wanted() || residual_input.wanted() || gamma.trained().is_some() || beta.trained().is_some();
     Ok(tape.push(n.y, wanted, || {
         Op::LayerNorm(Record {

@@ -2,6 +2,7 @@
 
 pub(crate) mod add;
 pub(crate) mod attention;
+pub(crate) mod bias_gelu;
 pub(crate) mod custom;
 pub(crate) mod dropout;
 pub(crate) mod embed;
@@ -19,12 +20,13 @@ pub(crate) mod tanh;
 
 pub use add::add;
 pub use attention::attention;
+pub use bias_gelu::bias_gelu;
 pub use dropout::dropout;
-pub use dylora_tensor::ops::{Attention as AttentionArgs, CrossEntropy, Gelu, stacks};
+pub use dylora_tensor::ops::{Attention as AttentionArgs, CrossEntropy, Gelu, defers_bias, stacks};
 pub use embed::embed;
 pub use gather_rows::gather_rows;
 pub use gelu::gelu;
-pub use layer_norm::layer_norm;
+pub use layer_norm::{bias_layer_norm, layer_norm};
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::{Lora, lora_linear, low_rank};

@@ -1,6 +1,6 @@
-//! A frozen linear layer with low-rank paths on some of its columns: y = x Wᵀ + bias, and on a path's columns
-//! + s (x A[..b]ᵀ) B[:, ..b]ᵀ. The gradients of a path are those of [`lora_linear`](super::lora_linear); dx is the sum over
-//! all columns. Kept: x and the paths' x A[..b]ᵀ.
+//! A frozen linear layer with low-rank paths on some of its columns: y = x Wᵀ + bias, to which a path adds
+//! s (x A[..b]ᵀ) B[:, ..b]ᵀ on its columns. The gradients of a path are those of [`lora_linear`](super::lora_linear); dx is
+//! the sum over all columns. Kept: x and the paths' x A[..b]ᵀ.
 
 use std::ops::Range;
 
@@ -90,7 +90,8 @@ impl Backward for Record {
             .collect();
         let into: Vec<_> = self.paths.iter().map(|(a, b, _)| (a.grad(), b.grad())).collect();
         let onto = self.input.wanted().then(|| sink.take(self.input));
-        let dx = kernels::stacked_linear_gradient(&dy, &self.x, &self.h, &self.weight, &list, &into, self.write, onto)?;
+        let dx =
+            kernels::stacked_linear_gradient(&dy, [&self.x, &self.h], &self.weight, &list, &into, self.write, onto)?;
         if let Some(dx) = dx {
             sink.put(self.input, dx);
         }

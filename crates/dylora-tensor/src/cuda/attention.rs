@@ -13,6 +13,7 @@ use crate::tensor::Tensor;
 struct Sizes {
     q_offsets: u64,
     k_offsets: u64,
+    kept: u64,
     heads: i32,
     dim: i32,
     longest_key: i32,
@@ -106,6 +107,7 @@ fn sizes(op: &'static str, cuda: &Cuda, settings: &Attention<'_>, width: usize, 
     Ok(Sizes {
         q_offsets: settings.queries.offsets().cuda_pointer(op, cuda, DType::I32)?,
         k_offsets: settings.keys.offsets().cuda_pointer(op, cuda, DType::I32)?,
+        kept: 0,
         heads: int(op, settings.num_heads)?,
         dim: int(op, width / settings.num_heads)?,
         longest_key: int(op, settings.keys.longest())?,
@@ -121,7 +123,15 @@ pub(crate) fn attends_stacked(dtype: DType, dim: usize) -> bool {
     dtype == DType::Bf16 && [32, 64, 128].contains(&dim)
 }
 
-/// The context and the log-sum-exp (f32).
+/// f32 elements of the log-sum-exp `[n, heads]` up to the keep flags behind it, and of both.
+fn statistics(n: usize, settings: &Attention<'_>) -> (usize, usize) {
+    let flags = (n * settings.num_heads).next_multiple_of(4);
+    let groups = settings.keys.longest().div_ceil(64);
+    (flags, flags + 2 * n * settings.num_heads * groups)
+}
+
+/// The context and the log-sum-exp (f32). On tensor cores the flags of dropout lie behind it in the same memory: to draw
+/// them again twice in the gradient took 40 % of its time.
 pub(crate) fn attention(
     cuda: &Cuda,
     q: &Tensor,
@@ -157,13 +167,18 @@ fn forward(
     let (heads, width) = (settings.num_heads, shape[shape.len() - 1]);
     let form = form(OP, dtype, width / heads)?;
     let out = Tensor::on_cuda(OP, cuda, dtype, shape)?;
-    let lse = Tensor::on_cuda(OP, cuda, DType::F32, &[out.num_rows(), heads])?;
+    let n = out.num_rows();
+    let (flags, len) = statistics(n, settings);
+    let flagged = form.source == Source::AttentionMma && settings.dropout.is_some();
+    let memory = Tensor::on_cuda(OP, cuda, DType::F32, &[if flagged { len } else { n * heads }])?;
+    let lse = memory.rows(0..n * heads)?.reshape(&[n, heads])?;
     let to = out.cuda_pointer(OP, cuda, dtype)?;
     let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
-    let (sizes, drop) = (
-        sizes(OP, cuda, settings, width, at)?,
-        Drop::new(settings.dropout.as_ref()),
-    );
+    let drop = Drop::new(settings.dropout.as_ref());
+    let sizes = Sizes {
+        kept: lp + 4 * flags as u64,
+        ..sizes(OP, cuda, settings, width, at)?
+    };
     let kernel = (form.source, kind(OP, dtype)?, form.forward);
     let grid = (
         settings.queries.longest().div_ceil(form.rows),
@@ -248,13 +263,15 @@ fn backward(
     let pointer = |t: &Tensor| t.cuda_pointer(OP, cuda, dtype);
     let (dp, op) = (pointer(dout)?, pointer(out)?);
     let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
-    let delta = Tensor::on_cuda(OP, cuda, DType::F32, lse.shape())?;
+    let delta = Tensor::on_cuda(OP, cuda, DType::F32, &[dout.num_rows(), heads])?;
     let ep = delta.cuda_pointer(OP, cuda, DType::F32)?;
-    let (sizes, drop) = (
-        sizes(OP, cuda, settings, width, at)?,
-        Drop::new(settings.dropout.as_ref()),
-    );
     let (count, n) = (settings.queries.count(), dout.num_rows());
+    let drop = Drop::new(settings.dropout.as_ref());
+    // The log-sum-exp is the one of the forward pass, so its memory goes on with the flags.
+    let sizes = Sizes {
+        kept: lp + 4 * statistics(n, settings).0 as u64,
+        ..sizes(OP, cuda, settings, width, at)?
+    };
     let lanes = (width / heads).div_ceil(8).next_power_of_two().min(32);
     // SAFETY: parameters as in attention.cu and attention_mma.cu; shapes are those of the forward pass.
     unsafe {

@@ -81,6 +81,54 @@ pub(crate) fn gelu_gradient(cuda: &Cuda, kind: Gelu, x: &Tensor, dy: &Tensor) ->
     binary("gelu_gradient", cuda, [x, dy], "gelu_backward", form(kind))
 }
 
+pub(crate) fn bias_gelu(cuda: &Cuda, form: Gelu, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    const OP: &str = "bias_gelu";
+    let kind = kind(OP, x.dtype())?;
+    let y = Tensor::on_cuda(OP, cuda, x.dtype(), x.shape())?;
+    let (xp, yp) = (
+        x.cuda_pointer(OP, cuda, x.dtype())?,
+        y.cuda_pointer(OP, cuda, x.dtype())?,
+    );
+    let bp = bias.cuda_pointer(OP, cuda, DType::F32)?;
+    let (n, d, vec) = (x.num_rows(), x.width(), vector(x.width(), &[xp, yp, bp]));
+    let kernel = (Source::Elementwise, kind, "bias_gelu_forward");
+    let (rows, columns, choice) = (int(OP, n)?, int(OP, d)?, i32::from(form == Gelu::Tanh));
+    // SAFETY: parameters as in elementwise.cu; x and y are [n, d], the bias [d].
+    unsafe { launch!(cuda, kernel, by_row(n), 256, 0, xp, bp, yp, rows, columns, choice, vec)? };
+    Ok(y)
+}
+
+pub(crate) fn bias_gelu_gradient(cuda: &Cuda, form: Gelu, x: &Tensor, bias: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    const OP: &str = "bias_gelu_gradient";
+    let kind = kind(OP, x.dtype())?;
+    let dx = Tensor::on_cuda(OP, cuda, x.dtype(), x.shape())?;
+    let pointer = |t: &Tensor| t.cuda_pointer(OP, cuda, x.dtype());
+    let (xp, dyp, dxp) = (pointer(x)?, pointer(dy)?, pointer(&dx)?);
+    let bp = bias.cuda_pointer(OP, cuda, DType::F32)?;
+    let (n, d, vec) = (x.num_rows(), x.width(), vector(x.width(), &[xp, dyp, dxp, bp]));
+    let kernel = (Source::Elementwise, kind, "bias_gelu_backward");
+    let (rows, columns, choice) = (int(OP, n)?, int(OP, d)?, i32::from(form == Gelu::Tanh));
+    // SAFETY: parameters as in elementwise.cu; x, dy and dx are [n, d], the bias [d].
+    unsafe {
+        launch!(
+            cuda,
+            kernel,
+            by_row(n),
+            256,
+            0,
+            xp,
+            bp,
+            dyp,
+            dxp,
+            rows,
+            columns,
+            choice,
+            vec
+        )?
+    };
+    Ok(dx)
+}
+
 pub(crate) fn tanh(cuda: &Cuda, x: &Tensor) -> Result<Tensor> {
     unary("tanh", cuda, x, "tanh_forward", None)
 }

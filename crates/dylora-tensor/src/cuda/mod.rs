@@ -22,8 +22,8 @@ pub(crate) use attention::{
 };
 pub use context::Cuda;
 pub(crate) use elementwise::{
-    add, add_into, column_sum_into, convert, dropout, gelu, gelu_gradient, linear, linear_input_gradient,
-    linear_weight_gradient, scale_by, tanh, tanh_gradient,
+    add, add_into, bias_gelu, bias_gelu_gradient, column_sum_into, convert, dropout, gelu, gelu_gradient, linear,
+    linear_input_gradient, linear_weight_gradient, scale_by, tanh, tanh_gradient,
 };
 pub(crate) use heap::Block;
 pub(crate) use lora::{lora_linear, lora_linear_gradient, stacked_linear, stacked_linear_gradient, stacks};

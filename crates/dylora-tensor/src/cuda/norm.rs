@@ -27,16 +27,16 @@ fn kernels(op: &'static str, d: usize) -> Result<(&'static str, &'static str)> {
 pub(crate) fn layer_norm(
     cuda: &Cuda,
     x: &Tensor,
+    bias: Option<&Tensor>,
     residual: Option<&Tensor>,
     dropout: Option<&Dropout>,
-    gamma: &Tensor,
-    beta: &Tensor,
+    [gamma, beta]: [&Tensor; 2],
     eps: f64,
 ) -> Result<Normalised> {
     const OP: &str = "layer_norm";
     let (n, d, dtype) = (x.num_rows(), x.width(), x.dtype());
     let kind = kind(OP, dtype)?;
-    let plain = residual.is_none() && dropout.is_none();
+    let plain = residual.is_none() && dropout.is_none() && bias.is_none();
     let new = |dtype, shape: &[usize]| Tensor::on_cuda(OP, cuda, dtype, shape);
     let sum = if plain { None } else { Some(new(dtype, x.shape())?) };
     let (y, mean, rstd) = (new(dtype, x.shape())?, new(DType::F32, &[n])?, new(DType::F32, &[n])?);
@@ -45,10 +45,11 @@ pub(crate) fn layer_norm(
         optional(OP, cuda, residual, dtype)?,
         optional(OP, cuda, sum.as_ref(), dtype)?,
     );
+    let shift = optional(OP, cuda, bias, DType::F32)?;
     let f32s = |t: &Tensor| t.cuda_pointer(OP, cuda, DType::F32);
     let (gp, bp, mp, tp) = (f32s(gamma)?, f32s(beta)?, f32s(&mean)?, f32s(&rstd)?);
     let kernel = (Source::Norm, kind, kernels(OP, d)?.0);
-    let (drop, vec) = (Drop::new(dropout), vector(d, &[xp, yp, rp, sp, gp, bp]));
+    let (drop, vec) = (Drop::new(dropout), vector(d, &[xp, yp, rp, sp, gp, bp, shift]));
     let (rows, columns, eps) = (int(OP, n)?, int(OP, d)?, eps as f32);
     // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma and beta [d], mean and rstd [n].
     unsafe {
@@ -59,6 +60,7 @@ pub(crate) fn layer_norm(
             256,
             0,
             xp,
+            shift,
             rp,
             gp,
             bp,

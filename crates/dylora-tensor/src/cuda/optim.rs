@@ -8,11 +8,11 @@ use crate::ops::{AdamWForm, AdamWItem};
 use crate::tensor::Tensor;
 
 /// Tensors of one launch; what fits into a kernel's parameters.
-const MANY: usize = 48;
+const MANY: usize = 96;
 /// Parameters of one AdamW launch.
 const UPDATES: usize = 32;
 /// Blocks along the elements of one tensor.
-const BLOCKS: usize = 16;
+const BLOCKS: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C)]

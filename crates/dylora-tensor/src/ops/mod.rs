@@ -5,6 +5,7 @@
 //! parameters named `d...` are added to; `onto` is a gradient that already exists and is added to where given.
 
 mod attention;
+mod biased;
 mod decode;
 mod elementwise;
 mod embed;
@@ -16,6 +17,7 @@ mod optim;
 mod stacked;
 
 pub use attention::{Attended, Attention, attention, attention_gradient};
+pub use biased::{bias_gelu, bias_gelu_gradient, bias_layer_norm, defers_bias};
 pub use decode::{TopClasses, top_log_softmax};
 pub use elementwise::{Gelu, add, add_into, dropout, gelu, gelu_gradient, scale_by, tanh, tanh_gradient, zero_many};
 pub use embed::{embed, embed_gradient, gather_rows, scatter_rows};

@@ -42,7 +42,7 @@ pub fn layer_norm(
         same_shape(OP, residual, x)?;
     }
     if let Device::Cuda(cuda) = x.device() {
-        return cuda::layer_norm(cuda, x, residual, dropout.as_ref(), gamma, beta, eps);
+        return cuda::layer_norm(cuda, x, None, residual, dropout.as_ref(), [gamma, beta], eps);
     }
     by_float!(OP, x, T => {
         let new = |shape: &[usize]| Tensor::target::<T>(OP, None, x.device(), shape).map(|(t, _)| t);

@@ -151,8 +151,7 @@ fn check_stacks(op: &'static str, cuda: &cuda::Cuda, dtype: DType, paths: &[Stac
 /// If shapes or types do not fit.
 pub fn stacked_linear_gradient(
     dy: &Tensor,
-    x: &Tensor,
-    h: &Tensor,
+    [x, h]: [&Tensor; 2],
     weight: &Tensor,
     paths: &[StackedPath<'_>],
     into: &[(&Tensor, &Tensor)],

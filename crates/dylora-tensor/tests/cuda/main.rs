@@ -34,6 +34,17 @@ fn elementwise_operations() -> Result<()> {
                 let gpu = ops::gelu_gradient(kind, &x.gpu, &y.gpu)?;
                 close("gelu_gradient", &gpu, &ops::gelu_gradient(kind, &x.cpu, &y.cpu)?, tol);
             }
+            let bias = make.weights(&[shape[1]])?;
+            for kind in [Gelu::Erf, Gelu::Tanh] {
+                let (gpu, cpu) = (
+                    ops::bias_gelu(kind, &x.gpu, &bias.gpu)?,
+                    ops::bias_gelu(kind, &x.cpu, &bias.cpu)?,
+                );
+                close("bias_gelu", &gpu, &cpu, tol);
+                let gpu = ops::bias_gelu_gradient(kind, &x.gpu, &bias.gpu, &y.gpu)?;
+                let cpu = ops::bias_gelu_gradient(kind, &x.cpu, &bias.cpu, &y.cpu)?;
+                close("bias_gelu_gradient", &gpu, &cpu, tol);
+            }
             close("tanh", &ops::tanh(&x.gpu)?, &ops::tanh(&x.cpu)?, tol);
             let gpu = ops::tanh_gradient(&x.gpu, &y.gpu)?;
             close("tanh_gradient", &gpu, &ops::tanh_gradient(&x.cpu, &y.cpu)?, tol);
@@ -133,6 +144,12 @@ fn norm_case(make: &mut Make<'_>, shape: [usize; 2], residual: bool, drop: Optio
         dbeta: Some(beta),
     };
     // The gradient starts from the GPU's own sum and statistics on both sides, so that their rounding counts once.
+    let bias = make.weights(&[d])?;
+    let weights = ([&gamma.gpu, &beta.gpu], [&gamma.cpu, &beta.cpu]);
+    let gpu = ops::bias_layer_norm(&x.gpu, &bias.gpu, residual.then_some(&r.gpu), drop, weights.0, 1e-5)?;
+    let cpu = ops::bias_layer_norm(&x.cpu, &bias.cpu, residual.then_some(&r.cpu), drop, weights.1, 1e-5)?;
+    close("norm behind a bias", &gpu.y, &cpu.y, tol);
+    close("its sum", &gpu.sum, &cpu.sum, tol);
     let wide = |t: &Tensor| t.to_device(&make.cpu)?.to_dtype(DType::F64);
     let (sum, mean, rstd) = (wide(&g.sum)?, wide(&g.mean)?, wide(&g.rstd)?);
     let ours = into(&dgamma.gpu, &dbeta.gpu);
@@ -426,8 +443,7 @@ fn stacked_case(
     let (gonto, conto) = (onto.gpu.clone(), onto.cpu.clone());
     let gpu = ops::stacked_linear_gradient(
         &dy.gpu,
-        &x.gpu,
-        &gh,
+        [&x.gpu, &gh],
         &w.gpu,
         &paths(true),
         &ours,
@@ -436,8 +452,7 @@ fn stacked_case(
     )?;
     let cpu = ops::stacked_linear_gradient(
         &dy.cpu,
-        &x.cpu,
-        &ch,
+        [&x.cpu, &ch],
         &w.cpu,
         &paths(false),
         &theirs,
