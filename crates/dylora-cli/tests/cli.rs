@@ -344,6 +344,50 @@ fn data_check_counts_or_names_the_line() -> TestResult {
 }
 
 #[test]
+fn data_check_counts_every_split_of_a_generation_task() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    fs::create_dir(dir.path().join("e2e"))?;
+    fs::write(
+        dir.path().join("e2e/trainset.csv"),
+        "mr,ref\nname[A],One.\n\"name[B], food[French]\",Two.\nname[A],Three.\n",
+    )?;
+    fs::write(
+        dir.path().join("e2e/devset.csv"),
+        "mr,ref\n\"name[A], area[riverside]\",One.\n",
+    )?;
+    let data = dir.path().to_string_lossy().into_owned();
+    let check = ["data", "check", "--task", "e2e", "--data", &data];
+    assert_eq!(
+        stdout(&dylora(check)),
+        "e2e\n  \
+         train: 3 texts for 2 inputs, from 1 file; partial: 3 of 42061 texts, for 2 of 4862 inputs\n    \
+         3 rows to train on, 2 prompts to write from\n  \
+         dev: 1 text for 1 input, from 1 file; partial: 1 of 4672 texts, for 1 of 547 inputs\n    \
+         1 row to train on, 1 prompt to write from\n    \
+         1 relation that train does not have: area\n  \
+         test: not there\n"
+    );
+    let report: Value = serde_json::from_str(&stdout(&dylora(check.into_iter().chain(["--json", "--split", "dev"]))))?;
+    assert_eq!(
+        report,
+        serde_json::json!({"task": "e2e", "splits": [{"split": "dev", "files": 1, "meanings": 1, "texts": 1, "pairs": 1,
+            "prompts": 1, "published": {"meanings": 547, "texts": 4672}, "whole": false}]})
+    );
+    let message = sentence(&dylora(check.into_iter().chain(["--split", "test"])), 1);
+    assert!(
+        message.contains("no test split of e2e here; looked for e2e/testset_w_refs.csv"),
+        "{message}"
+    );
+    fs::write(dir.path().join("e2e/devset.csv"), "mr,ref\nname[A],One.\nname[A,Two.\n")?;
+    let message = sentence(&dylora(check), 1);
+    assert!(
+        message.ends_with("devset.csv, line 3: no ] ends the value of \"name\""),
+        "{message}"
+    );
+    Ok(())
+}
+
+#[test]
 fn score_reads_one_value_a_line() -> TestResult {
     let dir = tempfile::tempdir()?;
     let file = |name: &str, text: &str| -> std::io::Result<String> {
