@@ -50,6 +50,7 @@ __device__ __forceinline__ float dot(const float* a, const float* b, int dim) {
 extern "C" __global__ void attention_forward(
     const T* q, const T* k, const T* v, T* out, float* lse, Sizes s, Drop drop
 ) {
+    settle(drop);
     extern __shared__ float memory[];
     int dim = s.dim, pitch = dim + 1, width = s.heads * dim, head = blockIdx.y, column = head * dim;
     Range r = range_of(s, blockIdx.z);
@@ -118,6 +119,7 @@ extern "C" __global__ void attention_delta(
 extern "C" __global__ void attention_dq(
     const T* q, const T* k, const T* v, const T* dout, const float* lse, const float* delta, T* dq, Sizes s, Drop drop
 ) {
+    settle(drop);
     extern __shared__ float memory[];
     int dim = s.dim, pitch = dim + 1, width = s.heads * dim, head = blockIdx.y, column = head * dim;
     Range r = range_of(s, blockIdx.z);
@@ -169,6 +171,7 @@ extern "C" __global__ void attention_dkv(
     const T* q, const T* k, const T* v, const T* dout, const float* lse, const float* delta, T* dk, T* dv, Sizes s,
     Drop drop
 ) {
+    settle(drop);
     extern __shared__ float memory[];
     int dim = s.dim, pitch = dim + 1, width = s.heads * dim, head = blockIdx.y, column = head * dim;
     Range r = range_of(s, blockIdx.z);

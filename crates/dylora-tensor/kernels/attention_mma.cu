@@ -310,18 +310,21 @@ __device__ __forceinline__ void key_gradients(
     extern "C" __global__ void __launch_bounds__(128) mma_forward_##D(                                               \
         const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, Sizes s, Drop drop                       \
     ) {                                                                                                              \
+        settle(drop);                                                                                                \
         forward<D>(q, k, v, out, lse, s, drop);                                                                      \
     }                                                                                                                \
     extern "C" __global__ void __launch_bounds__(128) mma_dq_##D(                                                    \
         const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* lse, const float* delta,         \
         bf16* dq, Sizes s, Drop drop                                                                                 \
     ) {                                                                                                              \
+        settle(drop);                                                                                                \
         query_gradient<D>(q, k, v, dout, lse, delta, dq, s, drop);                                                   \
     }                                                                                                                \
     extern "C" __global__ void __launch_bounds__(128) mma_dkv_##D(                                                   \
         const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* lse, const float* delta,         \
         bf16* dk, bf16* dv, Sizes s, Drop drop                                                                       \
     ) {                                                                                                              \
+        settle(drop);                                                                                                \
         key_gradients<D>(q, k, v, dout, lse, delta, dk, dv, s, drop);                                                \
     }
 INSTANCE(32)

@@ -159,11 +159,35 @@ __device__ __forceinline__ uint4 philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, 
     return make_uint4(c0, c1, c2, c3);
 }
 
+// What differs between two passes that launch the same work (step.rs): in device memory, so that a captured graph serves both.
+struct Live {
+    u32 step, site;
+    int rank, first, last;
+    float scale, weight;
+    u32 pad;
+};
+
 struct Drop {
     u32 key0, key1, purpose, step, site, threshold;
     float scale;
     u32 on;
+    const Live* live;
 };
+
+// The values of this pass. A kernel that takes dropout, ranks or a loss's weight begins with one of these; without `live` the
+// arguments hold.
+__device__ __forceinline__ void settle(Drop& drop) {
+    if (drop.live) drop.step = drop.live->step, drop.site += drop.live->site;
+}
+__device__ __forceinline__ void settle_rank(const Live* live, int& b) {
+    if (live) b = live->rank;
+}
+__device__ __forceinline__ void settle_scale(const Live* live, float& scale) {
+    if (live) scale = live->scale;
+}
+__device__ __forceinline__ void settle_writes(const Live* live, int& first, int& last) {
+    if (live) first = live->first, last = live->last;
+}
 
 // Keep flags of the eight elements 16 w + 8 h + block of a group of 64: bit 2 w + h.
 __device__ __forceinline__ u32 keep_bits(const Drop& drop, u64 group, int block) {

@@ -152,6 +152,7 @@ extern "C" __global__ void cast_to_f32(const T* x, float* y, u64 n, int vec) {
 
 // y = x times its dropout factor; one warp takes 256 elements of a row. Rows are blockIdx.x * 8 + warp.
 extern "C" __global__ void dropout(const T* x, T* y, Drop drop, int n, int d, int vec) {
+    settle(drop);
     int lane = threadIdx.x & 31, row = blockIdx.x * 8 + (threadIdx.x >> 5);
     if (row >= n) return;
     for (int j0 = 0; j0 < d; j0 += 256) {

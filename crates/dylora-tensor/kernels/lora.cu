@@ -13,8 +13,11 @@ __device__ __forceinline__ void stage(
 
 // out[n, r] = scale sum_j x[n, j] W(k, j). A warp takes four rows.
 extern "C" __global__ void __launch_bounds__(256) lora_dot(
-    const T* x, const float* w, float* out, int n, int d, int r, int b, int ks, int js, float scale, int vec
+    const T* x, const float* w, float* out, int n, int d, int r, int b, int ks, int js, float scale, int vec, const Live* live,
+    int scaled
 ) {
+    settle_rank(live, b);
+    if (scaled) settle_scale(live, scale);
     __shared__ __align__(16) float tile[8][256];
     int lane = threadIdx.x & 31, row0 = (blockIdx.x * 8 + (threadIdx.x >> 5)) * 4;
     for (int k0 = 0; k0 < r; k0 += 8) {
@@ -53,8 +56,10 @@ extern "C" __global__ void __launch_bounds__(256) lora_dot(
 // y[n, j] = (y if accumulate) + bias[j] + scale sum_k h[n, k] W(k, j). A block takes 256 columns and `rows` rows.
 extern "C" __global__ void __launch_bounds__(256) lora_outer(
     const float* h, const float* w, const float* bias, T* y, int n, int d, int r, int b, int ks, int js, float scale,
-    int accumulate, int rows, int vec
+    int accumulate, int rows, int vec, const Live* live, int scaled
 ) {
+    settle_rank(live, b);
+    if (scaled) settle_scale(live, scale);
     __shared__ __align__(16) float tile[8][256];
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, j0 = blockIdx.x * 256, j = j0 + lane * 8;
     int first = blockIdx.y * rows, last = min(n, first + rows);
@@ -124,10 +129,13 @@ extern "C" __global__ void __launch_bounds__(256) lora_reduce(
 
 // G(k, j) += scale sum over chunks of partial[chunk][k][j] for the ranks first .. last that learn; no other is touched.
 extern "C" __global__ void lora_finish(
-    const float* partial, float* g, int chunks, int r, int d, int first, int last, int ks, int js, float scale
+    const float* partial, float* g, int chunks, int r, int d, int first, int last, int ks, int js, float scale,
+    const Live* live, int scaled
 ) {
-    int j = blockIdx.x * blockDim.x + threadIdx.x, k = first + blockIdx.y;
-    if (j >= d || k >= last) return;
+    settle_writes(live, first, last);
+    if (scaled) settle_scale(live, scale);
+    int j = blockIdx.x * blockDim.x + threadIdx.x, k = blockIdx.y;
+    if (j >= d || k < first || k >= last) return;
     float sum = 0.f;
     for (int chunk = 0; chunk < chunks; chunk++) sum += partial[((u64)chunk * r + k) * d + j];
     g[(u64)k * ks + (u64)j * js] += scale * sum;

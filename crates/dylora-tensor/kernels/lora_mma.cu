@@ -303,8 +303,9 @@ __device__ __forceinline__ void gather(
 #define START(P, MT)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) lora_start_##P##_##MT(                                         \
         const bf16* x, Paths paths, const float* bias, bf16* y, float* h, int n, int d, int m, int wide, int r,      \
-        int b, float scale                                                                                           \
+        int b, float scale, const Live* live                                                                         \
     ) {                                                                                                              \
+        settle_rank(live, b), settle_scale(live, scale);                                                             \
         start<P, MT>(x, paths, bias, y, h, n, d, m, wide, r, b, scale);                                              \
     }
 START(1, 1)
@@ -315,8 +316,9 @@ START(2, 2)
 #define GRADIENT(P, TILES)                                                                                           \
     extern "C" __global__ void __launch_bounds__(512, 1) lora_gradient_##P##_##TILES(                                \
         const bf16* dy, const bf16* x, const float* h, Paths paths, bf16* dx, int onto, float* partial, int n,       \
-        int d, int m, int wide, int r, int b, float scale                                                            \
+        int d, int m, int wide, int r, int b, float scale, const Live* live                                          \
     ) {                                                                                                              \
+        settle_rank(live, b), settle_scale(live, scale);                                                             \
         gradient<P, TILES>(dy, x, h, paths, dx, onto, partial, n, d, m, wide, r, b, scale);                          \
     }
 GRADIENT(1, 4)
@@ -328,8 +330,10 @@ GRADIENT(2, 8)
 
 #define GATHER(P)                                                                                                    \
     extern "C" __global__ void __launch_bounds__(256) lora_gather_##P(                                               \
-        const float* partial, Paths paths, int chunks, int d, int wide, int r, int first, int last, float scale      \
+        const float* partial, Paths paths, int chunks, int d, int wide, int r, int first, int last, float scale,     \
+        const Live* live                                                                                             \
     ) {                                                                                                              \
+        settle_writes(live, first, last), settle_scale(live, scale);                                                 \
         gather<P>(partial, paths, chunks, d, wide, r, first, last, scale);                                           \
     }
 GATHER(1)

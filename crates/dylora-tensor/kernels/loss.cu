@@ -22,8 +22,9 @@ __device__ __forceinline__ float block_max(float x, float* shared) {
 // loss[i] = weight ((1 - smoothing) (lse - x[target]) + smoothing (lse - mean x)); dx = weight (softmax - target's share).
 extern "C" __global__ void cross_entropy(
     const T* logits, const int* targets, float* loss, T* gradient, int c, int has_ignore, int ignore, float smoothing,
-    float weight
+    float weight, const Live* live
 ) {
+    if (live) weight = live->weight;
     __shared__ float shared[32];
     int row = blockIdx.x, target = targets[row];
     const T* x = logits + (u64)row * c;
@@ -65,7 +66,8 @@ extern "C" __global__ void sum_all(const float* x, float* out, int n) {
 }
 
 // out[0] = weight sum (p - t)^2, gradient 2 weight (p - t); one block.
-extern "C" __global__ void mse(const T* p, const float* t, float* out, T* gradient, int n, float weight) {
+extern "C" __global__ void mse(const T* p, const float* t, float* out, T* gradient, int n, float weight, const Live* live) {
+    if (live) weight = live->weight;
     __shared__ float shared[32];
     float sum = 0.f;
     for (int i = threadIdx.x; i < n; i += blockDim.x) {

@@ -115,12 +115,14 @@ __device__ __forceinline__ void backward(
         const T* x, const float* bias, const T* residual, const float* gamma, const float* beta, float eps,          \
         Drop drop, T* sum, T* y, float* mean, float* rstd, int n, int d, int vec                                     \
     ) {                                                                                                              \
+        settle(drop);                                                                                                \
         forward<PIECES>(x, bias, residual, gamma, beta, eps, drop, sum, y, mean, rstd, n, d, vec);                         \
     }                                                                                                                \
     extern "C" __global__ void norm_backward_##PIECES(                                                               \
         const T* dy, const T* sum, const float* mean, const float* rstd, const float* gamma, Drop drop, T* ds,       \
         T* dx, int n, int d, int vec                                                                                 \
     ) {                                                                                                              \
+        settle(drop);                                                                                                \
         backward<PIECES>(dy, sum, mean, rstd, gamma, drop, ds, dx, n, d, vec);                                       \
     }
 INSTANCE(1)

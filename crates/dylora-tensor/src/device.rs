@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cuda::{Cuda, KernelCache};
 use crate::dtype::{DType, Elem, Storage};
 use crate::error::{Error, Result};
+use crate::step::Steps;
 
 /// A device: where tensors live and operations run.
 ///
@@ -77,16 +77,17 @@ impl Device {
         }
     }
 
-    fn step(&self) -> (&AtomicBool, &AtomicU64) {
+    /// Which step is running, and what it was begun with.
+    pub(crate) fn steps(&self) -> &Steps {
         match self {
-            Device::Cpu(cpu) => (&cpu.shared.in_step, &cpu.shared.generation),
-            Device::Cuda(cuda) => (&cuda.inner.in_step, &cuda.inner.generation),
+            Device::Cpu(cpu) => &cpu.shared.steps,
+            Device::Cuda(cuda) => &cuda.inner.steps,
         }
     }
 
     /// Fails inside a step: what would stall or break a captured GPU graph is an error on every device.
     pub(crate) fn check_host_read(&self, op: &'static str) -> Result<()> {
-        if self.step().0.load(Ordering::Relaxed) {
+        if self.steps().running() {
             return Err(Error::HostReadInStep { op });
         }
         Ok(())
@@ -94,22 +95,7 @@ impl Device {
 
     /// The generation that a tensor made now carries: none outside a step.
     pub(crate) fn generation(&self) -> Option<u64> {
-        let (in_step, generation) = self.step();
-        in_step
-            .load(Ordering::Relaxed)
-            .then(|| generation.load(Ordering::Relaxed))
-    }
-
-    /// Starts a step; `false` if one is running already.
-    pub(crate) fn begin_step(&self) -> bool {
-        !self.step().0.swap(true, Ordering::Relaxed)
-    }
-
-    /// Ends the step; tensors made in it become stale.
-    pub(crate) fn end_step(&self) {
-        let (in_step, generation) = self.step();
-        generation.fetch_add(1, Ordering::Relaxed);
-        in_step.store(false, Ordering::Relaxed);
+        self.steps().generation()
     }
 }
 
@@ -130,8 +116,7 @@ pub struct Cpu {
 
 #[derive(Default)]
 struct Shared {
-    in_step: AtomicBool,
-    generation: AtomicU64,
+    steps: Steps,
     pool: Mutex<Pool>,
 }
 

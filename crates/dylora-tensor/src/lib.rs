@@ -47,5 +47,5 @@ pub use half::bf16;
 pub use rng::{Draw, Draws, Dropout, Purpose, Stream, StreamRng, philox};
 pub use segments::Segments;
 pub use shape::MAX_RANK;
-pub use step::{Ran, StepCache, StepKey};
-pub use tensor::Tensor;
+pub use step::{Pass, PassInput, PassRanks, PassValues, Ran, StepCache, StepKey};
+pub use tensor::{Later, Tensor};

@@ -153,7 +153,7 @@ impl TryRng for StreamRng {
 }
 
 /// Hands out one [`Draw`] per place that needs random bits in a step, in the order of the calls.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Draws {
     stream: Stream,
     step: u32,
@@ -161,6 +161,16 @@ pub struct Draws {
 }
 
 impl Draws {
+    /// The step and the next site.
+    pub(crate) fn place(&self) -> (u32, u32) {
+        (self.step, self.site)
+    }
+
+    /// Goes on as if so many draws had been taken.
+    pub(crate) fn skip(&mut self, draws: u32) {
+        self.site += draws;
+    }
+
     /// The next draw.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Draw {
@@ -255,6 +265,11 @@ impl Dropout {
     }
 
     /// Key; purpose, step and site; threshold; factor of what is kept: all a kernel needs to draw the same bits.
+    /// The step and site that it draws at.
+    pub(crate) fn place(&self) -> (u32, u32) {
+        (self.draw.step, self.draw.site)
+    }
+
     pub(crate) fn parts(&self) -> ([u32; 2], [u32; 3], u16, f64) {
         let Draw {
             key,

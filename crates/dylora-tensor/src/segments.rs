@@ -40,6 +40,32 @@ impl Segments {
         })
     }
 
+    /// The same with row numbers that are on the device already, i32 `[count + 1]`, and room for sequences of up to `longest`
+    /// tokens, of which a GPU's launches depend. The numbers must be those of `lengths`, here and in every pass that is
+    /// replayed with them.
+    ///
+    /// # Errors
+    /// If there are as many numbers as not, or a sequence is longer than `longest`.
+    pub fn with_offsets(offsets: Tensor, lengths: &[usize], longest: usize) -> Result<Self> {
+        const OP: &str = "segments";
+        if offsets.shape() != [lengths.len() + 1] {
+            return Err(Error::shape(OP, offsets.shape(), &[lengths.len() + 1]));
+        }
+        if let Some(length) = lengths.iter().find(|length| **length > longest) {
+            return Err(Error::invalid(
+                OP,
+                format!("a sequence of {length} tokens where {longest} are the most"),
+            ));
+        }
+        Ok(Segments {
+            offsets,
+            count: lengths.len(),
+            tokens: lengths.iter().sum(),
+            lengths: lengths.into(),
+            longest,
+        })
+    }
+
     /// The number of sequences.
     pub fn count(&self) -> usize {
         self.count

@@ -38,7 +38,7 @@ enum Memory {
     /// Device memory, and the least and greatest integer last written from the host: indices are checked against it
     /// without asking the device.
     Cuda {
-        block: cuda::Block,
+        block: Arc<cuda::Block>,
         bounds: Mutex<Option<(i32, i32)>>,
     },
 }
@@ -81,6 +81,36 @@ impl<T: Elem> Write<'_, T> {
     pub(crate) fn slice(&mut self) -> &mut [T] {
         let range = self.range.clone();
         T::view_mut(&mut self.guard).map_or(&mut [], |all| &mut all[range])
+    }
+}
+
+/// Elements on their way to the host: what [`Tensor::to_host_later`] gives.
+pub struct Later(Arrival);
+
+enum Arrival {
+    Here(Vec<f64>),
+    OnItsWay(cuda::Arriving),
+}
+
+impl Later {
+    /// Waits for the elements, as f64.
+    ///
+    /// # Errors
+    /// What a GPU reports about the work before the copy.
+    pub fn wait(self) -> Result<Vec<f64>> {
+        match self.0 {
+            Arrival::Here(values) => Ok(values),
+            Arrival::OnItsWay(arriving) => Ok(arriving.wait()?.into_iter().map(f64::from).collect()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Arrival::Here(_) => "elements on the host",
+            Arrival::OnItsWay(_) => "elements on their way to the host",
+        })
     }
 }
 
@@ -195,7 +225,7 @@ impl Tensor {
             generation: device.generation(),
             buffer: Arc::new(Buffer {
                 memory: Memory::Cuda {
-                    block: cuda.take(shape.len() * dtype.size())?,
+                    block: Arc::new(cuda.take(shape.len() * dtype.size())?),
                     bounds: Mutex::new(None),
                 },
                 dtype,
@@ -203,6 +233,30 @@ impl Tensor {
             }),
             shape,
             offset: 0,
+        })
+    }
+
+    /// A tensor of 4-byte elements in a part of a block of device memory that others share; `offset` in elements.
+    pub(crate) fn on_block(
+        op: &'static str,
+        cuda: &Cuda,
+        block: &Arc<cuda::Block>,
+        dtype: DType,
+        offset: usize,
+        shape: &[usize],
+    ) -> Result<Tensor> {
+        Ok(Tensor {
+            generation: None,
+            buffer: Arc::new(Buffer {
+                memory: Memory::Cuda {
+                    block: block.clone(),
+                    bounds: Mutex::new(None),
+                },
+                dtype,
+                device: Device::Cuda(cuda.clone()),
+            }),
+            shape: Shape::new(op, shape)?,
+            offset,
         })
     }
 
@@ -287,6 +341,20 @@ impl Tensor {
             DType::Bf16 => convert::<bf16>(self),
             DType::I32 => convert::<i32>(self),
         }
+    }
+
+    /// Begins to copy the elements to the host, behind all work that the device has been given so far, and does not wait.
+    ///
+    /// # Errors
+    /// Inside a step, or if the tensor's step has ended.
+    pub fn to_host_later(&self) -> Result<Later> {
+        const OP: &str = "to_host_later";
+        self.device().check_host_read(OP)?;
+        if let (Device::Cuda(cuda), DType::F32) = (self.device(), self.dtype()) {
+            let from = self.cuda_pointer(OP, cuda, DType::F32)?;
+            return Ok(Later(Arrival::OnItsWay(cuda.download_later(from, self.len())?)));
+        }
+        Ok(Later(Arrival::Here(self.to_f64_vec()?)))
     }
 
     /// The elements on the host.

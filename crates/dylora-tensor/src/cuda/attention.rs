@@ -174,7 +174,7 @@ fn forward(
     let lse = memory.rows(0..n * heads)?.reshape(&[n, heads])?;
     let to = out.cuda_pointer(OP, cuda, dtype)?;
     let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
-    let drop = Drop::new(settings.dropout.as_ref());
+    let drop = Drop::new(OP, cuda, settings.dropout.as_ref())?;
     let sizes = Sizes {
         kept: lp + 4 * flags as u64,
         ..sizes(OP, cuda, settings, width, at)?
@@ -266,7 +266,7 @@ fn backward(
     let delta = Tensor::on_cuda(OP, cuda, DType::F32, &[dout.num_rows(), heads])?;
     let ep = delta.cuda_pointer(OP, cuda, DType::F32)?;
     let (count, n) = (settings.queries.count(), dout.num_rows());
-    let drop = Drop::new(settings.dropout.as_ref());
+    let drop = Drop::new(OP, cuda, settings.dropout.as_ref())?;
     // The log-sum-exp is the one of the forward pass, so its memory goes on with the flags.
     let sizes = Sizes {
         kept: lp + 4 * statistics(n, settings).0 as u64,

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cudarc::cublas::{result as cublas, sys as cublas_sys};
@@ -11,8 +12,10 @@ use cudarc::driver::{result as driver, sys};
 
 use super::heap::{Block, Heaps, Which};
 use super::module::{Kernel, KernelCache, Modules};
+use super::staging::{self, Arriving, Staging};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::step::Steps;
 
 pub(crate) fn driver_error(op: &'static str, error: driver::DriverError) -> Error {
     let name = |text: Option<&std::ffi::CStr>| text.map(|t| t.to_string_lossy().into_owned());
@@ -44,8 +47,9 @@ pub(crate) struct Inner {
     modules: Option<Modules>,
     pub(crate) heaps: Heaps,
     pub(crate) tf32: AtomicBool,
-    pub(crate) in_step: AtomicBool,
-    pub(crate) generation: AtomicU64,
+    pub(crate) steps: Steps,
+    pub(crate) staging: Staging,
+    recording: AtomicBool,
 }
 
 /// The cuBLAS handle.
@@ -140,8 +144,9 @@ impl Cuda {
             modules: None,
             heaps: Heaps::default(),
             tf32: AtomicBool::new(false),
-            in_step: AtomicBool::new(false),
-            generation: AtomicU64::new(0),
+            steps: Steps::default(),
+            staging: Staging::default(),
+            recording: AtomicBool::new(false),
         };
         if capability < (8, 0) {
             return Err(Error::Cuda {
@@ -204,7 +209,7 @@ impl Cuda {
 
     /// Device memory from the heap of the moment.
     pub(crate) fn take(&self, len: usize) -> Result<Block> {
-        let which = if self.inner.in_step.load(Ordering::Relaxed) {
+        let which = if self.inner.steps.running() {
             Which::Step
         } else {
             Which::Persistent
@@ -258,13 +263,53 @@ impl Cuda {
     }
 
     /// Copies from the host; the data may go away once this returns.
+    ///
+    /// # Errors
+    /// While a pass is recorded: the graph would read this memory again when it holds something else.
     pub(crate) fn upload<T: Copy>(&self, to: sys::CUdeviceptr, data: &[T]) -> Result<()> {
+        if self.inner.recording.load(Ordering::Relaxed) {
+            return Err(Error::invalid(
+                "upload",
+                "data of the host inside a pass that is recorded",
+            ));
+        }
         if data.is_empty() {
             return Ok(());
         }
         self.inner.bind()?;
+        let len = std::mem::size_of_val(data);
+        // SAFETY: numbers without padding, seen as their bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast::<u8>(), len) };
+        if len <= staging::LARGEST {
+            return self.inner.staging.upload(self.inner.stream, to, bytes);
+        }
         // SAFETY: `to` has room for the data. From pageable memory the driver returns once it has taken the bytes.
-        unsafe { driver::memcpy_htod_async(to, data, self.inner.stream) }.map_err(|e| driver_error("upload", e))
+        unsafe { driver::memcpy_htod_async(to, bytes, self.inner.stream) }.map_err(|e| driver_error("upload", e))
+    }
+
+    /// Begins to copy f32 values to the host, behind all work handed over so far.
+    pub(crate) fn download_later(&self, from: sys::CUdeviceptr, len: usize) -> Result<Arriving> {
+        Staging::download(&self.inner, from, len)
+    }
+
+    /// The address of the ranks of the running pass, which these must be; 0 where there is none.
+    pub(crate) fn live_ranks(&self, op: &'static str, rank: usize, scale: f64) -> Result<u64> {
+        self.inner.steps.check_ranks(op, rank, scale)
+    }
+
+    /// The same where gradients are stored.
+    pub(crate) fn live_writes(&self, op: &'static str, rank: usize, write: &Range<usize>, scale: f64) -> Result<u64> {
+        self.inner.steps.check_writes(op, rank, write, scale)
+    }
+
+    /// The same for the weight of a loss.
+    pub(crate) fn live_weight(&self, op: &'static str, weight: f64) -> Result<u64> {
+        self.inner.steps.check_weight(op, weight)
+    }
+
+    /// The same for a place in the stream of dropout, and the site where the pass began.
+    pub(crate) fn live_draws(&self, op: &'static str, step: u32, site: u32) -> Result<(u64, u32)> {
+        self.inner.steps.check_draw(op, step, site)
     }
 
     /// Copies to the host and waits for it.
@@ -326,6 +371,11 @@ impl Inner {
         Ok(())
     }
 
+    /// Says that launches are recorded from now on, or no longer.
+    pub(crate) fn recording(&self, on: bool) {
+        self.recording.store(on, Ordering::Relaxed);
+    }
+
     pub(crate) fn synchronise(&self) -> Result<()> {
         self.bind()?;
         // SAFETY: the stream lives as long as this value.
@@ -339,6 +389,7 @@ impl Drop for Inner {
         // SAFETY: nothing refers to the handle or the context any more.
         unsafe {
             let _ = self.bind();
+            self.staging.clear();
             let blas = self.blas.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
             if !blas.0.is_null() {
                 let _ = cublas::destroy_handle(blas.0);

@@ -216,7 +216,7 @@ pub(crate) fn dropout(cuda: &Cuda, x: &Tensor, dropout: &Dropout) -> Result<Tens
         y.cuda_pointer(OP, cuda, x.dtype())?,
     );
     let (n, d) = (x.num_rows(), x.width());
-    let (drop, vec) = (Drop::new(Some(dropout)), vector(d, &[xp, yp]));
+    let (drop, vec) = (Drop::new(OP, cuda, Some(dropout))?, vector(d, &[xp, yp]));
     let kernel = (Source::Elementwise, kind, "dropout");
     let (rows, columns) = (int(OP, n)?, int(OP, d)?);
     // SAFETY: parameters as in elementwise.cu; x and y are [n, d].

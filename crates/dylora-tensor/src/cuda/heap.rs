@@ -5,6 +5,7 @@
 //! what lets a captured graph use the same addresses again.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{result as driver, sys};
@@ -30,6 +31,8 @@ struct Free {
 pub(crate) struct Heaps {
     persistent: Mutex<Free>,
     step: Mutex<Free>,
+    /// How often memory went back to the driver.
+    epoch: AtomicU64,
 }
 
 /// Bytes of device memory; given back when dropped.
@@ -54,6 +57,11 @@ impl Heaps {
         }
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that changes when memory that a graph may use goes back to the driver.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// At least `len` bytes with unspecified contents.
@@ -86,6 +94,7 @@ impl Heaps {
         }
         // What lies idle goes back before giving up.
         owner.synchronise()?;
+        owner.heaps.epoch.fetch_add(1, Ordering::Relaxed);
         for which in [Which::Persistent, Which::Step] {
             let mut free = owner.heaps.of(which);
             for pointer in std::mem::take(&mut free.blocks).into_values().flatten() {

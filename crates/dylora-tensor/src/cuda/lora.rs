@@ -17,6 +17,8 @@ struct Factor<'a> {
     /// Ranks stored and ranks in use.
     ranks: (usize, usize),
     strides: (usize, usize),
+    /// alpha / b, which some of the products take.
+    scale: f64,
 }
 
 impl<'a> Factor<'a> {
@@ -26,6 +28,7 @@ impl<'a> Factor<'a> {
             tensor: low.a,
             ranks: (r, low.rank),
             strides: (d, 1),
+            scale: low.scale,
         }
     }
 
@@ -35,12 +38,17 @@ impl<'a> Factor<'a> {
             tensor: low.b,
             ranks: (r, low.rank),
             strides: (1, r),
+            scale: low.scale,
         }
+    }
+
+    fn scaled(&self, scaled: bool) -> f32 {
+        if scaled { self.scale as f32 } else { 1.0 }
     }
 }
 
 /// out `[n, r]`, f32 = scale x Wᵀ; columns beyond the rank in use are zero.
-fn dot(op: &'static str, cuda: &Cuda, x: &Tensor, factor: &Factor<'_>, scale: f64) -> Result<Tensor> {
+fn dot(op: &'static str, cuda: &Cuda, x: &Tensor, factor: &Factor<'_>, scaled: bool) -> Result<Tensor> {
     let (n, d, (r, b)) = (x.num_rows(), x.width(), factor.ranks);
     let out = Tensor::on_cuda(op, cuda, DType::F32, &[n, r])?;
     let xp = x.cuda_pointer(op, cuda, x.dtype())?;
@@ -48,13 +56,15 @@ fn dot(op: &'static str, cuda: &Cuda, x: &Tensor, factor: &Factor<'_>, scale: f6
     let at = out.cuda_pointer(op, cuda, DType::F32)?;
     let kernel = (Source::Lora, kind(op, x.dtype())?, "lora_dot");
     let (ks, js) = (int(op, factor.strides.0)?, int(op, factor.strides.1)?);
+    let live = cuda.live_ranks(op, b, factor.scale)?;
+    let (scale, vec) = (factor.scaled(scaled), vector(d, &[xp]));
     let (height, width, r, b) = (int(op, n)?, int(op, d)?, int(op, r)?, int(op, b)?);
-    let (scale, vec) = (scale as f32, vector(d, &[xp]));
+    let scaled = i32::from(scaled);
     let grid = (n.div_ceil(32), 1, 1);
     // SAFETY: parameters as in lora.cu; x is [n, d], the factor has r ranks and d columns, out is [n, r].
     unsafe {
         launch!(
-            cuda, kernel, grid, 256, 0, xp, wp, at, height, width, r, b, ks, js, scale, vec
+            cuda, kernel, grid, 256, 0, xp, wp, at, height, width, r, b, ks, js, scale, vec, live, scaled
         )?
     };
     Ok(out)
@@ -69,7 +79,7 @@ fn outer(
     factor: &Factor<'_>,
     bias: Option<&Tensor>,
     y: &Tensor,
-    scale: f64,
+    scaled: bool,
     accumulate: bool,
 ) -> Result<()> {
     let (n, d, (r, b)) = (y.num_rows(), y.width(), factor.ranks);
@@ -79,15 +89,18 @@ fn outer(
     let yp = y.cuda_pointer(op, cuda, y.dtype())?;
     let kernel = (Source::Lora, kind(op, y.dtype())?, "lora_outer");
     let (ks, js) = (int(op, factor.strides.0)?, int(op, factor.strides.1)?);
+    let live = cuda.live_ranks(op, b, factor.scale)?;
     let (height, width, r, b) = (int(op, n)?, int(op, d)?, int(op, r)?, int(op, b)?);
-    let (scale, accumulate, vec) = (scale as f32, i32::from(accumulate), vector(d, &[yp, bp]));
+    let (scale, accumulate, vec) = (factor.scaled(scaled), i32::from(accumulate), vector(d, &[yp, bp]));
+    let scaled = i32::from(scaled);
     let rows = 32;
     let grid = (d.div_ceil(256), n.div_ceil(rows), 1);
     let rows = int(op, rows)?;
     // SAFETY: parameters as in lora.cu; h is [n, r], y [n, d], the bias [d].
     unsafe {
         launch!(
-            cuda, kernel, grid, 256, 0, hp, wp, bp, yp, height, width, r, b, ks, js, scale, accumulate, rows, vec
+            cuda, kernel, grid, 256, 0, hp, wp, bp, yp, height, width, r, b, ks, js, scale, accumulate, rows, vec,
+            live, scaled
         )
     }
 }
@@ -102,7 +115,7 @@ fn reduce(
     factor: &Factor<'_>,
     target: &Tensor,
     write: &Range<usize>,
-    scale: f64,
+    scaled: bool,
 ) -> Result<()> {
     let (n, d, r) = (x.num_rows(), x.width(), factor.ranks.0);
     if n == 0 || write.is_empty() {
@@ -140,9 +153,11 @@ fn reduce(
         )?;
         let kernel = (Source::Lora, kind, "lora_finish");
         let grid = (d.div_ceil(256), r, 1);
-        let (chunks, scale) = (int(op, chunks)?, scale as f32);
+        let (chunks, scale) = (int(op, chunks)?, factor.scaled(scaled));
+        let live = cuda.live_writes(op, factor.ranks.1, write, factor.scale)?;
+        let scaled = i32::from(scaled);
         launch!(
-            cuda, kernel, grid, 256, 0, part, gp, chunks, ranks, width, first, last, ks, js, scale
+            cuda, kernel, grid, 256, 0, part, gp, chunks, ranks, width, first, last, ks, js, scale, live, scaled
         )
     }
 }
@@ -239,10 +254,11 @@ pub(crate) fn stacked_linear(
     let (height, width, m) = (int(OP, n)?, int(OP, d)?, int(OP, y.width())?);
     let (wide, ranks, rank) = (int(OP, wide)?, int(OP, r)?, int(OP, low.rank)?);
     let (kernel, grid) = ((Source::LoraMma, Kind::Bf16, name), (n.div_ceil(rows), 1, 1));
+    let live = cuda.live_ranks(OP, low.rank, low.scale)?;
     // SAFETY: parameters as in lora_mma.cu; x is [n, d], y [n, m], h [n, paths r], A [r, d], B [wide, r].
     unsafe {
         launch!(
-            cuda, kernel, grid, 256, 0, xp, list, bp, yp, hp, height, width, m, wide, ranks, rank, scale
+            cuda, kernel, grid, 256, 0, xp, list, bp, yp, hp, height, width, m, wide, ranks, rank, scale, live
         )?
     };
     if let Some((weight, _)) = base {
@@ -296,6 +312,7 @@ pub(crate) fn stacked_linear_gradient(
     let (height, width, m) = (int(OP, n)?, int(OP, d)?, int(OP, dy.width())?);
     let (columns, ranks, rank) = (int(OP, wide)?, int(OP, r)?, int(OP, low.rank)?);
     let (first, last, count) = (int(OP, write.start)?, int(OP, write.end)?, int(OP, chunks)?);
+    let live = cuda.live_writes(OP, low.rank, write, low.scale)?;
     // SAFETY: parameters as in lora_mma.cu; dy is [n, m], x and dx [n, d], h [n, paths r]; gradients have their factors'
     // shapes, and the shares fill `partial`.
     unsafe {
@@ -319,12 +336,13 @@ pub(crate) fn stacked_linear_gradient(
             columns,
             ranks,
             rank,
-            scale
+            scale,
+            live
         )?;
         let kernel = (Source::LoraMma, Kind::Bf16, gather);
         let grid = (d.max(wide).div_ceil(32), r, 2 * paths.len());
         launch!(
-            cuda, kernel, grid, 256, 0, part, list, count, width, columns, ranks, first, last, scale
+            cuda, kernel, grid, 256, 0, part, list, count, width, columns, ranks, first, last, scale, live
         )?;
     }
     let Some((dx, _)) = target else { return Ok(None) };
@@ -349,13 +367,13 @@ pub(crate) fn lora_linear(
     if stacks(cuda, x.dtype(), x.width(), low.b.num_rows(), low.a.num_rows(), 1) {
         return stacked_linear(cuda, x, base, &paths, shape);
     }
-    let h = dot(OP, cuda, x, &Factor::a(low), 1.0)?;
+    let h = dot(OP, cuda, x, &Factor::a(low), false)?;
     let y = match base {
         Some((weight, _)) => linear(cuda, x, weight, None, shape)?,
         None => Tensor::on_cuda(OP, cuda, x.dtype(), shape)?,
     };
     let bias = base.and_then(|(_, bias)| bias);
-    outer(OP, cuda, &h, &Factor::b(low), bias, &y, low.scale, base.is_some())?;
+    outer(OP, cuda, &h, &Factor::b(low), bias, &y, true, base.is_some())?;
     Ok((y, h))
 }
 
@@ -378,20 +396,20 @@ pub(crate) fn lora_linear_gradient(
     }
     let (a, b) = (Factor::a(low), Factor::b(low));
     if let Some(db) = into.db {
-        reduce(OP, cuda, h, dy, &b, db, write, low.scale)?;
+        reduce(OP, cuda, h, dy, &b, db, write, true)?;
     }
     if into.da.is_none() && into.dx.is_none() {
         return Ok(None);
     }
-    let dh = dot(OP, cuda, dy, &b, low.scale)?;
+    let dh = dot(OP, cuda, dy, &b, true)?;
     if let Some(da) = into.da {
-        reduce(OP, cuda, &dh, x, &a, da, write, 1.0)?;
+        reduce(OP, cuda, &dh, x, &a, da, write, false)?;
     }
     let Some(onto) = into.dx else { return Ok(None) };
     let (dx, accumulate) = match weight {
         Some(weight) => (linear_input_gradient(cuda, dy, weight, onto, x.shape())?, true),
         None => Tensor::cuda_target(OP, onto, cuda, dy.dtype(), x.shape())?,
     };
-    outer(OP, cuda, &dh, &a, None, &dx, 1.0, accumulate)?;
+    outer(OP, cuda, &dh, &a, None, &dx, false, accumulate)?;
     Ok(Some(dx))
 }

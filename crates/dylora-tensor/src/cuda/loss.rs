@@ -43,6 +43,7 @@ pub(crate) fn cross_entropy(
     let (has, ignore) = (i32::from(settings.ignore.is_some()), settings.ignore.unwrap_or(0));
     let (smoothing, weight) = (settings.smoothing as f32, settings.weight as f32);
     let (classes, count) = (int(OP, c)?, int(OP, n)?);
+    let live = cuda.live_weight(OP, settings.weight)?;
     let threads = if c <= 64 { 32 } else { 256 };
     // SAFETY: parameters as in loss.cu; logits and gradient are [n, c], targets and rows [n].
     unsafe {
@@ -61,7 +62,8 @@ pub(crate) fn cross_entropy(
             has,
             ignore,
             smoothing,
-            weight
+            weight,
+            live
         )?;
         launch!(cuda, (Source::Loss, kind, "sum_all"), (1, 1, 1), 256, 0, rp, sp, count)?;
     }
@@ -87,9 +89,10 @@ pub(crate) fn mse(
         total.cuda_pointer(OP, cuda, DType::F32)?,
         super::optional(OP, cuda, dp.as_ref(), dtype)?,
     );
+    let live = cuda.live_weight(OP, weight)?;
     let (n, weight) = (int(OP, prediction.len())?, weight as f32);
     let kernel = (Source::Loss, kind(OP, dtype)?, "mse");
     // SAFETY: parameters as in loss.cu; prediction, target and gradient have n elements.
-    unsafe { launch!(cuda, kernel, (1, 1, 1), 256, 0, pp, tp, sp, gp, n, weight)? };
+    unsafe { launch!(cuda, kernel, (1, 1, 1), 256, 0, pp, tp, sp, gp, n, weight, live)? };
     Ok((total, dp))
 }

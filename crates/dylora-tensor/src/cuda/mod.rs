@@ -9,6 +9,7 @@ mod attention;
 mod context;
 mod elementwise;
 mod gemm;
+mod graph;
 mod heap;
 mod lora;
 mod loss;
@@ -16,6 +17,7 @@ mod module;
 mod norm;
 mod optim;
 mod rows;
+mod staging;
 
 pub(crate) use attention::{
     attends_stacked, attention, attention_gradient, stacked_attention, stacked_attention_gradient,
@@ -25,6 +27,7 @@ pub(crate) use elementwise::{
     add, add_into, bias_gelu, bias_gelu_gradient, column_sum_into, convert, dropout, gelu, gelu_gradient, linear,
     linear_input_gradient, linear_weight_gradient, scale_by, tanh, tanh_gradient,
 };
+pub(crate) use graph::Recording;
 pub(crate) use heap::Block;
 pub(crate) use lora::{lora_linear, lora_linear_gradient, stacked_linear, stacked_linear_gradient, stacks};
 pub(crate) use loss::{cross_entropy, mse};
@@ -32,6 +35,7 @@ pub use module::KernelCache;
 pub(crate) use norm::{layer_norm, layer_norm_gradient};
 pub(crate) use optim::{adamw, clip_factor, zero_many};
 pub(crate) use rows::{embed, embed_gradient, gather_rows, scatter_rows};
+pub(crate) use staging::Arriving;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -87,21 +91,25 @@ struct Drop {
     threshold: u32,
     scale: f32,
     on: u32,
+    live: u64,
 }
 
 impl Drop {
-    fn new(dropout: Option<&Dropout>) -> Self {
-        dropout.map_or_else(Drop::default, |dropout| {
-            let (key, [purpose, step, site], threshold, scale) = dropout.parts();
-            Drop {
-                key,
-                purpose,
-                step,
-                site,
-                threshold: u32::from(threshold),
-                scale: scale as f32,
-                on: 1,
-            }
+    fn new(op: &'static str, cuda: &Cuda, dropout: Option<&Dropout>) -> Result<Self> {
+        let Some(dropout) = dropout else {
+            return Ok(Drop::default());
+        };
+        let (key, [purpose, step, site], threshold, scale) = dropout.parts();
+        let (live, first) = cuda.live_draws(op, step, site)?;
+        Ok(Drop {
+            key,
+            purpose,
+            step,
+            site: site - first,
+            threshold: u32::from(threshold),
+            scale: scale as f32,
+            on: 1,
+            live,
         })
     }
 }

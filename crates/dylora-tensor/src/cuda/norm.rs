@@ -49,7 +49,10 @@ pub(crate) fn layer_norm(
     let f32s = |t: &Tensor| t.cuda_pointer(OP, cuda, DType::F32);
     let (gp, bp, mp, tp) = (f32s(gamma)?, f32s(beta)?, f32s(&mean)?, f32s(&rstd)?);
     let kernel = (Source::Norm, kind, kernels(OP, d)?.0);
-    let (drop, vec) = (Drop::new(dropout), vector(d, &[xp, yp, rp, sp, gp, bp, shift]));
+    let (drop, vec) = (
+        Drop::new(OP, cuda, dropout)?,
+        vector(d, &[xp, yp, rp, sp, gp, bp, shift]),
+    );
     let (rows, columns, eps) = (int(OP, n)?, int(OP, d)?, eps as f32);
     // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma and beta [d], mean and rstd [n].
     unsafe {
@@ -113,7 +116,7 @@ pub(crate) fn layer_norm_gradient(
             optional(OP, cuda, dx.as_ref(), dtype)?,
         );
         let kernel = (Source::Norm, kind, kernels(OP, d)?.1);
-        let (drop, vec) = (Drop::new(dropout), vector(d, &[dyp, sp, gp, rp, xp]));
+        let (drop, vec) = (Drop::new(OP, cuda, dropout)?, vector(d, &[dyp, sp, gp, rp, xp]));
         let (rows, columns) = (int(OP, n)?, int(OP, d)?);
         // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma [d], mean and rstd [n].
         unsafe {

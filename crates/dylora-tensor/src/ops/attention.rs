@@ -8,6 +8,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::rng::Dropout;
 use crate::segments::Segments;
+use crate::step::check_dropout;
 use crate::tensor::Tensor;
 
 /// The sizes of attention; heads lie side by side in a row.
@@ -88,6 +89,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, settings: &Attention<'_>) -
     const OP: &str = "attention";
     let width = attention_widths(OP, q, k, v, settings)?;
     settings.check_lengths(OP)?;
+    check_dropout(OP, q.device(), settings.dropout.as_ref())?;
     if let Device::Cuda(cuda) = q.device() {
         return cuda::attention(cuda, q, k, v, settings);
     }
@@ -134,6 +136,7 @@ pub fn attention_gradient(
     let width = attention_widths(OP, at.q, at.k, at.v, settings)?;
     same_shape(OP, dout, at.q)?;
     same_shape(OP, at.out, at.q)?;
+    check_dropout(OP, dout.device(), settings.dropout.as_ref())?;
     if let Device::Cuda(cuda) = dout.device() {
         return cuda::attention_gradient(cuda, dout, at, settings, want);
     }

@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::rng::Dropout;
+use crate::step::check_dropout;
 use crate::tensor::Tensor;
 
 /// Which GELU.
@@ -107,6 +108,7 @@ pub fn tanh_gradient(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If x is not of floating-point type.
 pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    check_dropout("dropout", x.device(), Some(&dropout))?;
     unary!("dropout", x, |cuda| cuda::dropout(cuda, x, &dropout), |xs, y| {
         elementwise::dropout_apply(&dropout, &xs, x.width(), y)
     })

@@ -33,6 +33,7 @@ pub fn cross_entropy(
     const OP: &str = "cross_entropy";
     let (n, c) = (logits.num_rows(), logits.width());
     expect_shape(OP, targets, &[n])?;
+    logits.device().steps().check_weight(OP, settings.weight)?;
     if let Device::Cuda(cuda) = logits.device() {
         return cuda::cross_entropy(cuda, logits, targets, settings, gradient);
     }
@@ -76,6 +77,7 @@ pub fn mse(prediction: &Tensor, target: &Tensor, weight: f64, gradient: bool) ->
     if prediction.len() != target.len() {
         return Err(Error::shape(OP, prediction.shape(), target.shape()));
     }
+    prediction.device().steps().check_weight(OP, weight)?;
     if let Device::Cuda(cuda) = prediction.device() {
         return cuda::mse(cuda, prediction, target, weight, gradient);
     }

@@ -66,6 +66,7 @@ pub fn lora_linear(
             expect_shape(OP, bias, &[s.m])?;
         }
     }
+    x.device().steps().check_ranks(OP, low.rank, low.scale)?;
     if let Device::Cuda(cuda) = x.device() {
         return cuda::lora_linear(cuda, x, base, low, &with_width(x, s.m));
     }
@@ -123,6 +124,7 @@ pub fn lora_linear_gradient(
     if dy.num_rows() != s.n || dy.width() != s.m || x.width() != s.d {
         return Err(Error::shape(OP, dy.shape(), x.shape()));
     }
+    dy.device().steps().check_writes(OP, low.rank, &write, low.scale)?;
     if let Device::Cuda(cuda) = dy.device() {
         expect_shape(OP, h, &[s.n, s.r])?;
         for (gradient, factor) in [(into.da, low.a), (into.db, low.b)] {

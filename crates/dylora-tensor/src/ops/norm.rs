@@ -7,6 +7,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::rng::Dropout;
+use crate::step::check_dropout;
 use crate::tensor::Tensor;
 
 /// What layer normalisation leaves for its gradient.
@@ -41,6 +42,7 @@ pub fn layer_norm(
     if let Some(residual) = residual {
         same_shape(OP, residual, x)?;
     }
+    check_dropout(OP, x.device(), dropout.as_ref())?;
     if let Device::Cuda(cuda) = x.device() {
         return cuda::layer_norm(cuda, x, None, residual, dropout.as_ref(), [gamma, beta], eps);
     }
@@ -100,6 +102,7 @@ pub fn layer_norm_gradient(
     let d = sum.width();
     same_shape(OP, dy, sum)?;
     expect_shape(OP, gamma, &[d])?;
+    check_dropout(OP, dy.device(), dropout.as_ref())?;
     if let Device::Cuda(cuda) = dy.device() {
         return cuda::layer_norm_gradient(cuda, dy, sum, mean, rstd, gamma, dropout.as_ref(), into);
     }
