@@ -2,7 +2,9 @@
 
 use dylora_nn::autograd::Parameter;
 use dylora_nn::tensor::{DType, Device, Purpose, Segments, Stream, Tensor};
-use dylora_nn::{AdapterInit, AdapterSettings, EncoderConfig, Family, Inputs, Result, SequenceClassifier, Target};
+use dylora_nn::{
+    AdapterInit, AdapterSettings, EncoderConfig, Family, Inputs, Result, Selected, SequenceClassifier, Target,
+};
 
 /// A small encoder of width 8 with two heads and a feed-forward part of width 12.
 pub fn config(family: Family, num_layers: usize, dropout: f64) -> EncoderConfig {
@@ -103,7 +105,7 @@ pub fn packed(config: &EncoderConfig, lengths: &[usize], seed: u64) -> Result<In
             .collect())?,
         token_types: row(below(2, config.type_vocab_size))?,
         segments: Segments::new(&device, lengths)?,
-        first_rows: row(first_rows.collect())?,
+        first: Selected::one_each(row(first_rows.collect())?)?,
     })
 }
 

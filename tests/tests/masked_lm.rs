@@ -50,7 +50,7 @@ fn inputs(file: &Checkpoint, offset: usize) -> Result<(Inputs, Selected, Tensor)
         positions: tensor(&positions.collect::<Vec<_>>())?,
         token_types: tensor(&vec![0; ids.len()])?,
         segments: Segments::new(&device, &lengths)?,
-        first_rows: tensor(&[])?,
+        first: Selected::one_each(tensor(&[])?)?,
         ids: tensor(&ids)?,
     };
     let selected = Selected {

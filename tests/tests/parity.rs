@@ -7,7 +7,7 @@ use dylora_nn::autograd::ops::{self, CrossEntropy};
 use dylora_nn::autograd::{RankSlice, Tape, Var};
 use dylora_nn::tensor::{DType, Device, Segments, Tensor};
 use dylora_nn::{
-    AdapterSettings, Checkpoint, Ctx, EncoderConfig, Error, Inputs, Result, SequenceClassifier, save_tensors,
+    AdapterSettings, Checkpoint, Ctx, EncoderConfig, Error, Inputs, Result, Selected, SequenceClassifier, save_tensors,
 };
 use dylora_tests::factor_name;
 
@@ -94,7 +94,7 @@ impl Case {
             positions: tensor(&positions)?,
             token_types: tensor(&self.file.integers("input/types")?)?,
             segments: Segments::new(&self.device, &lengths)?,
-            first_rows: tensor(&first_rows)?,
+            first: Selected::one_each(tensor(&first_rows)?)?,
         })
     }
 

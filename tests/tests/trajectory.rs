@@ -9,8 +9,8 @@ use dylora_nn::autograd::ops::{self, CrossEntropy};
 use dylora_nn::tensor::{DType, Device};
 use dylora_nn::tensor::{Segments, Tensor};
 use dylora_nn::{
-    AdamW, AdamWForm, AdamWSettings, AdapterSettings, Checkpoint, Ctx, EncoderConfig, Method, SequenceClassifier,
-    Update,
+    AdamW, AdamWForm, AdamWSettings, AdapterSettings, Checkpoint, Ctx, EncoderConfig, Method, Selected,
+    SequenceClassifier, Update,
 };
 use dylora_tasks::glue;
 use dylora_tasks::pack::pack;
@@ -135,7 +135,7 @@ fn one_run(setting: &Setting, run: &Value) -> Result<()> {
             positions: tensor(&batch.positions)?,
             token_types: tensor(&batch.token_types)?,
             segments: Segments::new(&device, &batch.lengths)?,
-            first_rows: tensor(&batch.first_rows())?,
+            first: Selected::one_each(tensor(&batch.first_rows())?)?,
         };
         let classes: Vec<i32> = batch.labels.iter().map(|l| l.class().unwrap_or(0) as i32).collect();
         let mut tape = Tape::new();

@@ -39,8 +39,8 @@ pub struct Inputs {
     pub token_types: Tensor,
     /// Where each sequence begins and ends.
     pub segments: Segments,
-    /// The row of each sequence's first token, i32 `[sequences]`.
-    pub first_rows: Tensor,
+    /// The first token of each sequence.
+    pub first: Selected,
 }
 
 /// The tokens of a packed batch that a head reads, sequence after sequence.
@@ -50,4 +50,17 @@ pub struct Selected {
     pub rows: Tensor,
     /// How many of each sequence there are (0 allowed).
     pub segments: Segments,
+}
+
+impl Selected {
+    /// One row of each sequence, i32 `[sequences]`.
+    ///
+    /// # Errors
+    /// If there are more rows than an `i32` counts.
+    pub fn one_each(rows: Tensor) -> Result<Self> {
+        Ok(Selected {
+            segments: Segments::new(rows.device(), &vec![1; rows.len()])?,
+            rows,
+        })
+    }
 }

@@ -1,6 +1,6 @@
 //! The encoder of RoBERTa and BERT: embeddings and blocks.
 
-use dylora_autograd::tensor::{self, Segments};
+use dylora_autograd::tensor;
 use dylora_autograd::{SliceCell, Var, Weight, ops};
 
 use crate::block::Block;
@@ -53,15 +53,11 @@ impl Encoder {
     /// # Errors
     /// If a sequence is empty, or an id, position or token type lies outside its table.
     pub fn first_tokens(&self, ctx: &mut Ctx<'_>, inputs: &Inputs) -> Result<Var> {
-        let segments = &inputs.segments;
-        if inputs.first_rows.len() != segments.count() {
-            return Err(tensor::Error::shape("first_rows", inputs.first_rows.shape(), &[segments.count()]).into());
+        let (first, count) = (&inputs.first, inputs.segments.count());
+        if first.segments.count() != count {
+            return Err(tensor::Error::shape("first", &[first.segments.count()], &[count]).into());
         }
-        let first = Selected {
-            rows: inputs.first_rows.clone(),
-            segments: Segments::new(inputs.ids.device(), &vec![1; segments.count()])?,
-        };
-        self.selected_tokens(ctx, inputs, &first)
+        self.selected_tokens(ctx, inputs, first)
     }
 
     /// The final hidden states of some tokens, `[selected, hidden_size]`.

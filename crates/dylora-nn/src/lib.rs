@@ -27,7 +27,7 @@
 //!         positions: ids(&[2, 3, 4, 5, 2, 3, 4])?,
 //!         token_types: ids(&[0; 7])?,
 //!         segments: Segments::new(&device, &[4, 3])?,
-//!         first_rows: ids(&[0, 4])?,
+//!         first: Selected::one_each(ids(&[0, 4])?)?,
 //!     };
 //!
 //!     // One training step at a rank that is drawn.

@@ -75,7 +75,7 @@ impl LanguageModelHead {
 ///     positions: ids(&[2, 3, 4, 5])?,
 ///     token_types: ids(&[0; 4])?,
 ///     segments: Segments::new(&device, &[4])?,
-///     first_rows: ids(&[0])?,
+///     first: Selected::one_each(ids(&[0])?)?,
 /// };
 /// let masked = Selected { rows: ids(&[2])?, segments: Segments::new(&device, &[1])? };
 /// let mut tape = Tape::new();

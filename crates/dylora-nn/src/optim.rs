@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use dylora_autograd::Parameter;
-use dylora_autograd::tensor::Tensor;
 use dylora_autograd::tensor::ops::{self as kernels, AdamWHyper, AdamWItem, AdamWRow, AdamWState, Slab};
+use dylora_autograd::tensor::{Later, Tensor};
 
 pub use dylora_autograd::tensor::ops::AdamWForm;
 
@@ -166,6 +166,14 @@ impl AdamW {
     /// Inside a step.
     pub fn grad_norm(&self) -> Result<f64> {
         Ok(self.clip.to_f64_vec()?[1])
+    }
+
+    /// [`AdamW::grad_norm`] as the second of two elements that are on their way, behind all work given to the device so far.
+    ///
+    /// # Errors
+    /// Inside a step.
+    pub fn grad_norm_later(&self) -> Result<Later> {
+        Ok(self.clip.to_host_later()?)
     }
 
     /// The moments of the parameter called `name`, and its step counts (one, or one per rank index).

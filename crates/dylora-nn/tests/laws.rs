@@ -402,7 +402,7 @@ fn first_tokens_are_rows_of_all_tokens() -> Result<()> {
                 let first = model.encoder().first_tokens(&mut ctx, &inputs)?;
                 let all = model.encoder().all_tokens(&mut ctx, &inputs)?;
                 assert_eq!(all.value().shape(), [LENGTHS.iter().sum(), 8]);
-                let rows = ops::gather_rows(&mut tape, &all, &inputs.first_rows)?;
+                let rows = ops::gather_rows(&mut tape, &all, &inputs.first.rows)?;
                 let (size, apart) = distance(&first.value().to_f64_vec()?, &rows.value().to_f64_vec()?);
                 assert!(
                     apart <= 1024.0 * unit(dtype) * size,

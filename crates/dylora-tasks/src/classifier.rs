@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use dylora_nn::autograd::{RankSlice, Tape};
-use dylora_nn::tensor::{DType, Device, Segments, Tensor};
-use dylora_nn::{AdapterSettings, Checkpoint, Ctx, EncoderConfig, Inputs, SequenceClassifier, Targets};
+use dylora_nn::tensor::{DType, Device, PassInput, Segments, Tensor};
+use dylora_nn::{AdapterSettings, Checkpoint, Ctx, EncoderConfig, Inputs, Selected, SequenceClassifier, Targets};
 
 use crate::device;
 use crate::error::{Error, Result};
 use crate::pack::{PackedBatch, pack};
+use crate::pass::Limits;
 use crate::prepare::Prepared;
 use crate::settings::Precision;
 use crate::task::{Head, Label};
@@ -32,6 +33,32 @@ pub struct Classifier {
     dtype: DType,
     head: Head,
     position_offset: usize,
+    limits: Limits,
+}
+
+/// A batch's labels, from the host.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Labels {
+    Classes { values: Vec<i32>, limit: usize },
+    Scores { values: Vec<f64>, dtype: DType },
+}
+
+impl Labels {
+    /// What a pass reads.
+    pub(crate) fn input(&self) -> PassInput<'_> {
+        match self {
+            Labels::Classes { values, limit } => PassInput::Indices { values, limit: *limit },
+            Labels::Scores { values, dtype } => PassInput::Reals { values, dtype: *dtype },
+        }
+    }
+
+    /// What logits are held against, of the tensor that [`Labels::input`] became.
+    pub(crate) fn targets(&self, tensor: &Tensor) -> Targets {
+        match self {
+            Labels::Classes { .. } => Targets::Classes(tensor.clone()),
+            Labels::Scores { .. } => Targets::Scores(tensor.clone()),
+        }
+    }
 }
 
 impl Classifier {
@@ -71,6 +98,7 @@ impl Classifier {
             dtype,
             head,
             position_offset: config.position_offset,
+            limits: Limits::new(config),
         })
     }
 
@@ -87,6 +115,11 @@ impl Classifier {
     /// What the model adds to positions.
     pub fn position_offset(&self) -> usize {
         self.position_offset
+    }
+
+    /// What the model's ids, positions and token types are below.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// The type of losses and scores: f32 where activations are narrower.
@@ -110,11 +143,11 @@ impl Classifier {
         inputs(&self.device, batch)
     }
 
-    /// A batch's labels on the device: classes as i32, scores in the model's precision, `[sequences]`.
+    /// A batch's labels: classes, or scores in the type of the losses, `[sequences]`.
     ///
     /// # Errors
     /// For a row without a label, or with one of the other kind.
-    pub fn targets(&self, batch: &PackedBatch) -> Result<Targets> {
+    pub(crate) fn labels(&self, batch: &PackedBatch) -> Result<Labels> {
         let wrong = |index: usize| {
             Error::argument(
                 "labels",
@@ -124,29 +157,24 @@ impl Classifier {
                 ),
             )
         };
-        let shape = [batch.labels.len()];
         let labels = batch.labels.iter().enumerate();
-        match self.head {
-            Head::Classify(classes) => {
-                let targets = labels
+        Ok(match self.head {
+            Head::Classify(classes) => Labels::Classes {
+                values: labels
                     .map(|(index, label)| match label {
                         Label::Class(class) if *class < classes => i32::try_from(*class).map_err(|_| wrong(index)),
                         _ => Err(wrong(index)),
                     })
-                    .collect::<Result<Vec<i32>>>()?;
-                Ok(Targets::Classes(Tensor::from_vec(&self.device, targets, &shape)?))
-            }
-            Head::Regress => {
-                let targets = labels
+                    .collect::<Result<_>>()?,
+                limit: classes,
+            },
+            Head::Regress => Labels::Scores {
+                values: labels
                     .map(|(index, label)| label.score().ok_or_else(|| wrong(index)))
-                    .collect::<Result<Vec<f64>>>()?;
-                let scores = match self.wide() {
-                    DType::F64 => Tensor::from_vec(&self.device, targets, &shape)?,
-                    _ => Tensor::from_vec(&self.device, targets.iter().map(|&t| t as f32).collect(), &shape)?,
-                };
-                Ok(Targets::Scores(scores))
-            }
-        }
+                    .collect::<Result<_>>()?,
+                dtype: self.wide(),
+            },
+        })
     }
 
     /// Logits of every row at a rank (`None`: as the model was trained, for one without adapters), `[rows, num_labels]`
@@ -200,6 +228,6 @@ pub(crate) fn inputs(device: &Device, batch: &PackedBatch) -> Result<Inputs> {
         positions: tokens(&batch.positions)?,
         token_types: tokens(&batch.token_types)?,
         segments: Segments::new(device, &batch.lengths)?,
-        first_rows: tokens(&batch.first_rows())?,
+        first: Selected::one_each(tokens(&batch.first_rows())?)?,
     })
 }

@@ -59,6 +59,7 @@ pub mod metric;
 pub mod mini;
 pub mod pack;
 pub mod paper;
+mod pass;
 pub mod prepare;
 pub mod pretrain;
 pub mod progress;

@@ -1,12 +1,13 @@
 //! One optimizer step after another: draw a rank, run the micro-batches, clip, update.
 
 use dylora_nn::autograd::{Parameter, RankSlice, Tape};
-use dylora_nn::tensor::{Device, Purpose, StepCache, StepKey, Stream, Tensor};
+use dylora_nn::tensor::{Device, Later, PassRanks, PassValues, Purpose, StepCache, StepKey, Stream, Tensor};
 use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, LinearWarmup, Method, Objective, RankSampler};
 
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::pack::PackedBatch;
+use crate::pass::Rows;
 use crate::settings::{Optimizer, TrainSettings};
 
 /// Kinds of work that a device tells apart.
@@ -42,8 +43,44 @@ pub struct Trainer {
     ranks: Stream,
     dropout: Stream,
     cache: StepCache,
+    /// Whether batches are filled up, so that few graphs serve all of them.
+    filled: bool,
+    alpha: f64,
+    loss: Tensor,
     losses: Tensor,
     done: u64,
+}
+
+/// A step that the device has been given. A GPU may not have carried it out yet.
+#[derive(Debug)]
+pub struct Submitted {
+    loss: f64,
+    losses: Option<Later>,
+    grad_norm: Later,
+    lr: f64,
+    rank: Option<usize>,
+    step: u64,
+}
+
+impl Submitted {
+    /// Waits for the step and says what it did.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss or the gradients are not numbers; what a GPU reports about its work.
+    pub fn report(self) -> Result<StepReport> {
+        let Submitted { lr, rank, step, .. } = self;
+        let rest = self.losses.map(Later::wait).transpose()?.unwrap_or_default();
+        let loss = rest.iter().fold(self.loss, |sum, value| sum + value);
+        check_finite("loss", loss, step)?;
+        let grad_norm = self.grad_norm.wait()?.get(1).copied().unwrap_or(f64::NAN);
+        check_finite("gradient norm", grad_norm, step)?;
+        Ok(StepReport {
+            loss,
+            grad_norm,
+            lr,
+            rank,
+        })
+    }
 }
 
 /// Passes of a step whose losses are read at once.
@@ -70,11 +107,19 @@ impl Trainer {
             sampler: settings.method.is_dynamic().then(|| settings.sampler()).transpose()?,
             ranks: Stream::new(settings.seed, Purpose::Rank),
             dropout: Stream::new(settings.seed, Purpose::Dropout),
+            filled: matches!(classifier.device(), Device::Cuda(_)),
             cache: StepCache::new(classifier.device()),
+            alpha: settings.alpha,
+            loss: classifier.scalars(1)?,
             losses: classifier.scalars(PASSES)?,
             done: 0,
             classifier,
         })
+    }
+
+    /// Runs every pass by itself from now on, where a GPU would replay recorded ones: the same numbers, more slowly.
+    pub fn without_graphs(&mut self) {
+        self.cache = StepCache::eager(self.classifier.device());
     }
 
     /// Optimizer steps done.
@@ -92,12 +137,21 @@ impl Trainer {
     /// # Errors
     /// [`Error::Diverged`] if the loss or the gradients are not numbers; what the model reports.
     pub fn step(&mut self, batches: &[PackedBatch]) -> Result<StepReport> {
+        self.submit(batches)?.report()
+    }
+
+    /// [`Trainer::step`] without waiting for a GPU: what the step did is known later. A GPU that is given the next step
+    /// before that is never idle.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn submit(&mut self, batches: &[PackedBatch]) -> Result<Submitted> {
         let index = step_index(self.done)?;
         let rank = self
             .sampler
             .as_ref()
             .map(|sampler| sampler.draw(&mut self.ranks.at(index)));
-        self.step_at(rank, batches)
+        self.submit_at(rank, batches)
     }
 
     /// One optimizer step at a given rank. `None` is the largest one; the summation objective and `full` take no notice.
@@ -105,6 +159,10 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn step_at(&mut self, rank: Option<usize>, batches: &[PackedBatch]) -> Result<StepReport> {
+        self.submit_at(rank, batches)?.report()
+    }
+
+    fn submit_at(&mut self, rank: Option<usize>, batches: &[PackedBatch]) -> Result<Submitted> {
         let lr = self.schedule.lr(self.done);
         let rows: usize = batches.iter().map(PackedBatch::sequences).sum();
         if rows == 0 {
@@ -115,37 +173,52 @@ impl Trainer {
         self.optimizer.zero_grad()?;
         let (mut loss, mut unread) = (0.0, 0);
         for batch in batches {
-            let inputs = self.classifier.inputs(batch)?;
-            let targets = self.classifier.targets(batch)?;
+            let (labels, rows_read) = (self.classifier.labels(batch)?, Rows::new(batch, self.filled)?);
+            let mut inputs = rows_read.inputs(self.classifier.limits()).to_vec();
+            inputs.push(labels.input());
+            let [tokens, sequences, longest] = rows_read.sizes();
+            let key = StepKey {
+                kind: KIND_TRAIN,
+                tokens,
+                sequences,
+                longest,
+            };
             for (slice, probability) in &slices {
                 self.classifier.model.slice().set(slice.clone());
-                let key = StepKey {
-                    kind: KIND_TRAIN,
-                    tokens: batch.tokens() as u32,
-                    sequences: batch.sequences() as u32,
-                    longest: inputs.segments.longest() as u32,
+                let mut values = PassValues {
+                    dropout: draws.take(),
+                    ranks: (self.method != Method::Full).then(|| PassRanks {
+                        read: slice.read,
+                        write: slice.write.clone(),
+                        scale: self.alpha / slice.read as f64,
+                    }),
+                    weight: probability / rows as f64,
                 };
+                let weight = values.weight;
                 let Trainer {
                     classifier,
                     cache,
-                    losses,
+                    loss: last,
                     ..
                 } = self;
-                let persistent = losses.rows(unread..unread + 1)?;
-                cache.run(key, &mut || -> Result<()> {
+                cache.pass(key, &inputs, &mut values, &mut |pass| -> Result<()> {
                     let mut tape = Tape::new();
                     let mut ctx = Ctx {
                         tape: &mut tape,
                         slice: slice.clone(),
-                        dropout: draws.take(),
+                        dropout: pass.dropout.take(),
                     };
-                    let logits = classifier.model.forward(&mut ctx, &inputs)?;
-                    // The next micro-batch draws on where this one stopped.
-                    draws = ctx.dropout.take();
-                    let loss = targets.loss(&mut tape, &logits, probability / rows as f64)?;
-                    persistent.copy_from(loss.value())?;
+                    let logits = classifier.model.forward(&mut ctx, &rows_read.build(&pass.inputs)?)?;
+                    pass.dropout = ctx.dropout.take();
+                    let targets = pass.inputs.last().map(|tensor| labels.targets(tensor));
+                    let targets = targets.ok_or_else(|| Error::argument("inputs", "no labels"))?;
+                    let loss = targets.loss(&mut tape, &logits, weight)?;
+                    last.copy_from(loss.value())?;
                     Ok(tape.backward(&loss)?)
                 })?;
+                // The next pass draws on where this one stopped.
+                draws = values.dropout;
+                self.losses.rows(unread..unread + 1)?.copy_from(&self.loss)?;
                 unread += 1;
                 if unread == PASSES {
                     loss = self.read_losses(loss, &mut unread)?;
@@ -154,8 +227,7 @@ impl Trainer {
         }
         // Before the update: a checkpoint never holds what such a loss would make of the weights. A GPU would stand still
         // meanwhile; there the update itself leaves the weights alone where the gradients are not numbers.
-        let waits = matches!(self.classifier.device(), Device::Cpu(_));
-        if waits {
+        if matches!(self.classifier.device(), Device::Cpu(_)) {
             loss = self.read_losses(loss, &mut unread)?;
             check_finite("loss", loss, self.done + 1)?;
         }
@@ -170,18 +242,18 @@ impl Trainer {
             longest: 0,
         };
         cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
-        if !waits {
-            loss = self.read_losses(loss, &mut unread)?;
-            check_finite("loss", loss, self.done + 1)?;
-        }
-        let grad_norm = self.optimizer.grad_norm()?;
-        check_finite("gradient norm", grad_norm, self.done + 1)?;
+        let losses = match unread {
+            0 => None,
+            _ => Some(self.losses.rows(0..unread)?.to_host_later()?),
+        };
         self.done += 1;
-        Ok(StepReport {
+        Ok(Submitted {
             loss,
-            grad_norm,
+            losses,
+            grad_norm: self.optimizer.grad_norm_later()?,
             lr,
             rank: reported,
+            step: self.done,
         })
     }
 

@@ -6,7 +6,8 @@ use std::error::Error;
 use dylora_nn::autograd::{Parameter, RankSlice, Tape, ops};
 use dylora_nn::tensor::{DType, Device, Purpose, Segments, Stream, Tensor};
 use dylora_nn::{
-    AdamW, AdapterInit, AdapterSettings, Ctx, EncoderConfig, Family, Inputs, Result, SequenceClassifier, Target,
+    AdamW, AdapterInit, AdapterSettings, Ctx, EncoderConfig, Family, Inputs, Result, Selected, SequenceClassifier,
+    Target,
 };
 
 pub(crate) type TestResult = std::result::Result<(), Box<dyn Error>>;
@@ -95,7 +96,7 @@ pub(crate) fn inputs(device: &Device, config: &EncoderConfig, lengths: &[usize],
             .collect())?,
         token_types: row(below(1, config.type_vocab_size))?,
         segments: Segments::new(device, lengths)?,
-        first_rows: row(first_rows.collect())?,
+        first: Selected::one_each(row(first_rows.collect())?)?,
     })
 }
 
