@@ -75,7 +75,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         (Some(dir), _) => {
             let mut settings = RunDir::open(dir)?.settings()?;
             args.apply(&mut settings)?;
-            let resume = if is_text(&settings) { text2text::resume } else { resume };
             (resume(dir, Some(&settings), options, &mut progress)?, dir)
         }
         (None, Some(dir)) => {
@@ -84,7 +83,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             };
             let mut settings = args.defaults(task, model)?;
             args.apply(&mut settings)?;
-            let train = if is_text(&settings) { text2text::train } else { train };
             (train(&settings, dir, options, &mut progress)?, dir)
         }
         (None, None) => return Err(Failure::Message("--out or --resume is needed".to_owned())),
@@ -98,11 +96,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Outcome::Finished(record) if args.json => print_json(&record),
         Outcome::Finished(record) => print(&crate::eval::as_text(&record.ranks)),
     }
-}
-
-/// Whether these are settings of a language model's run.
-fn is_text(settings: &TrainSettings) -> bool {
-    settings.task == text2text::TASK
 }
 
 impl Args {

@@ -7,10 +7,8 @@ use dylora_nn::{AdamW, Checkpoint, save_tensors};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::record::LossCurve;
-use crate::trainer::Trainer;
 
 /// Where a run is. Order of rows, ranks and dropout follow from seed and step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,20 +31,11 @@ pub struct Position {
 /// The key of the position in the file's metadata.
 const POSITION: &str = "position";
 
-/// Writes the state of a run; the file is the old one or the new one, whatever happens.
+/// Writes the state of a run: trained tensors, the optimizer that moves them and a position of any shape. The file is the
+/// old one or the new one, whatever happens.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn save(path: &Path, trainer: &Trainer, position: &Position) -> Result<()> {
-    save_state(
-        path,
-        trainer.classifier.model.named_trained(),
-        &trainer.optimizer,
-        position,
-    )
-}
-
-/// [`save`] of any trained tensors, with the optimizer that moves them and a position of any shape.
 pub(crate) fn save_state<P: Serialize>(
     path: &Path,
     mut tensors: Vec<(String, Tensor)>,
@@ -58,22 +47,10 @@ pub(crate) fn save_state<P: Serialize>(
     Ok(save_tensors(path, &tensors, &[(POSITION.to_owned(), position)])?)
 }
 
-/// Restores what [`save`] wrote. Without a file the run is where it began.
+/// Restores what [`save_state`] wrote; `None` without a file.
 ///
 /// # Errors
 /// If the file is damaged or belongs to another model.
-pub fn load(path: &Path, trainer: &mut Trainer) -> Result<Position> {
-    let named = trainer.classifier.model.named_trained();
-    let stored: Option<Position> = load_state(path, &named, &mut trainer.optimizer)?;
-    if let Some(position) = &stored {
-        trainer.set_done(position.step);
-    }
-    let mut position = stored.unwrap_or_default();
-    position.resumed += 1;
-    Ok(position)
-}
-
-/// Restores what [`save_state`] wrote; `None` without a file.
 pub(crate) fn load_state<P: DeserializeOwned>(
     path: &Path,
     tensors: &[(String, Tensor)],
@@ -90,14 +67,6 @@ pub(crate) fn load_state<P: DeserializeOwned>(
     checkpoint.restore(tensors, &[AdamW::STATE_PREFIX])?;
     optimizer.load_state(&checkpoint)?;
     Ok(Some(position))
-}
-
-/// Writes the trained tensors alone.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn save_trained(path: &Path, classifier: &Classifier) -> Result<()> {
-    Ok(save_tensors(path, &classifier.model.named_trained(), &[])?)
 }
 
 /// Optimizer steps done according to a checkpoint; 0 without one. Reads no tensor.

@@ -274,9 +274,9 @@ impl Experiment {
     ) -> Result<Outcome> {
         let load = |settings: &TrainSettings| data.get(&DataKey::new(settings), || RunData::load(settings));
         if RunDir::open(&self.dir).is_ok() {
-            resume_on(&self.dir, Some(&self.settings), options, observer, load)
+            resume_on(&self.dir, Some(&self.settings), &options, observer, load)
         } else {
-            train_on(&self.settings, &self.dir, options, observer, load)
+            train_on(&self.settings, &self.dir, &options, observer, load)
         }
     }
 }

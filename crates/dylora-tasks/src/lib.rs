@@ -65,6 +65,7 @@ pub mod pretrain;
 pub mod progress;
 pub mod record;
 pub mod run_dir;
+mod session;
 pub mod settings;
 pub mod table;
 pub mod tabular;

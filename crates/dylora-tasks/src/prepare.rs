@@ -1,6 +1,7 @@
 //! From settings to token ids: which files, which columns, which rows.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dylora_nn::EncoderConfig;
 
@@ -9,6 +10,7 @@ use crate::glue;
 use crate::settings::{DataSource, TrainSettings};
 use crate::tabular::{self, TabularData};
 use crate::task::{Example, Label, Split, Task};
+use crate::text2text::TextData;
 use crate::tokens::{Encoded, TokenizerSource};
 
 /// Names of the tasks that are a user's own files.
@@ -114,8 +116,17 @@ impl Corpus {
 }
 
 /// What a run reads besides weights. Nothing in it depends on the method, the seed or the recipe, so runs can share it.
+#[derive(Clone, Debug)]
+pub enum RunData {
+    /// Rows with labels, for an encoder.
+    Labelled(Arc<LabelledData>),
+    /// Pairs of texts, for a language model.
+    Texts(Arc<TextData>),
+}
+
+/// Labelled rows, and what reads them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RunData {
+pub struct LabelledData {
     /// The encoder's sizes, as its directory says them.
     pub config: EncoderConfig,
     /// The rows.
@@ -151,13 +162,16 @@ impl RunData {
     /// # Errors
     /// If the model directory's files do not fit each other, or the first thing wrong with a data file, with its line.
     pub fn load(settings: &TrainSettings) -> Result<Self> {
+        if settings.data.is_text() {
+            return TextData::load(settings).map(|data| RunData::Texts(Arc::new(data)));
+        }
         let (config, tokenizer) = reader(&settings.model)?;
         let max_length = settings.max_length.min(config.max_positions);
         let corpus = Corpus::load(settings, &tokenizer, max_length)?;
         if corpus.train.labels.contains(&Label::None) {
             return Err(Error::argument("--data", "the training rows have no labels"));
         }
-        Ok(RunData { config, corpus })
+        Ok(RunData::Labelled(Arc::new(LabelledData { config, corpus })))
     }
 }
 

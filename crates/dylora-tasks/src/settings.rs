@@ -92,6 +92,16 @@ pub enum DataSource {
     },
 }
 
+impl DataSource {
+    /// Whether it gives pairs of texts for a language model, not rows with labels for an encoder.
+    pub fn is_text(&self) -> bool {
+        match self {
+            DataSource::Glue { .. } | DataSource::Files { .. } => false,
+            DataSource::Pairs { .. } => true,
+        }
+    }
+}
+
 /// Everything that decides the bits of a run. Defaults ([`TrainSettings::new`]) are the paper's Table 8 for GLUE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,23 +1,25 @@
-//! A whole run: read, train, checkpoint, evaluate, record; and taking up one that was stopped.
+//! A whole run: read, train, checkpoint, evaluate, record; and taking up one that was stopped. What is trained follows from
+//! where the settings' texts come from: a classifier of labelled rows, or a language model of pairs of texts.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use dylora_nn::tensor::{Purpose, Stream};
-use rand::seq::SliceRandom;
+use dylora_nn::AdamW;
+use dylora_nn::tensor::Tensor;
 
-use crate::checkpoint::{self, Position};
+use crate::checkpoint::Position;
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::pack::{PackedBatch, pack};
-use crate::prepare::{Prepared, RunData};
-use crate::progress::{Event, Observer};
-use crate::record::{CodeVersion, RECORD_FORMAT, Record, Timing};
+use crate::prepare::{LabelledData, Prepared, RunData};
+use crate::progress::Observer;
+use crate::record::{RankScores, Record};
 use crate::run_dir::RunDir;
+use crate::session::{self, Job, total_steps};
 use crate::settings::TrainSettings;
-use crate::trainer::Trainer;
+use crate::text2text::TextJob;
+use crate::trainer::{StepReport, Trainer};
 
 /// What does not change the result of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +54,7 @@ pub fn train(
     options: RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    train_on(settings, dir, options, observer, load)
+    train_on(settings, dir, &options, observer, load)
 }
 
 /// What a run reads for itself, where it shares it with no other.
@@ -64,16 +66,16 @@ fn load(settings: &TrainSettings) -> Result<Arc<RunData>> {
 pub(crate) fn train_on(
     settings: &TrainSettings,
     dir: &Path,
-    options: RunOptions,
+    options: &RunOptions,
     observer: &mut dyn Observer,
     load: impl FnOnce(&TrainSettings) -> Result<Arc<RunData>>,
 ) -> Result<Outcome> {
     settings.validate()?;
     let run = RunDir::create(dir)?;
-    match load(settings).and_then(|data| Session::new(settings, data)) {
-        Ok(session) => {
-            run.begin(settings, &session.data.corpus.task)?;
-            session.run(&run, Position::default(), options, observer)
+    match load(settings).and_then(|data| job(settings, &data)) {
+        Ok(job) => {
+            job.begin(&run)?;
+            session::run(job, &run, Position::default(), options, observer)
         }
         Err(error) => {
             run.abandon();
@@ -94,14 +96,14 @@ pub fn resume(
     options: RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    resume_on(dir, settings, options, observer, load)
+    resume_on(dir, settings, &options, observer, load)
 }
 
 /// [`resume`] on data that `load` gives for the run's settings.
 pub(crate) fn resume_on(
     dir: &Path,
     settings: Option<&TrainSettings>,
-    options: RunOptions,
+    options: &RunOptions,
     observer: &mut dyn Observer,
     load: impl FnOnce(&TrainSettings) -> Result<Arc<RunData>>,
 ) -> Result<Outcome> {
@@ -118,22 +120,29 @@ pub(crate) fn resume_on(
     }
     run.sweep()?;
     own.validate()?;
-    let mut session = Session::new(&own, load(&own)?)?;
-    let position = checkpoint::load(&run.checkpoint(), &mut session.trainer)?;
-    session.run(&run, position, options, observer)
+    let data = load(&own)?;
+    let mut job = job(&own, &data)?;
+    let position = session::restore(&mut *job, &run)?;
+    session::run(job, &run, position, options, observer)
 }
 
-/// Everything a run needs in memory.
-struct Session {
+/// A model at its first step, with its rows.
+fn job(settings: &TrainSettings, data: &RunData) -> Result<Box<dyn Job>> {
+    Ok(match data {
+        RunData::Labelled(data) => Box::new(ClassifierJob::new(settings, data.clone())?),
+        RunData::Texts(data) => Box::new(TextJob::new(settings, data.clone())?),
+    })
+}
+
+/// A classifier in training.
+struct ClassifierJob {
     settings: TrainSettings,
-    data: Arc<RunData>,
+    data: Arc<LabelledData>,
     trainer: Trainer,
-    steps_per_epoch: u64,
-    steps: u64,
 }
 
-impl Session {
-    fn new(settings: &TrainSettings, data: Arc<RunData>) -> Result<Self> {
+impl ClassifierJob {
+    fn new(settings: &TrainSettings, data: Arc<LabelledData>) -> Result<Self> {
         let mut config = data.config.clone();
         if let Some(dropout) = settings.dropout {
             config = config.with_dropout(dropout);
@@ -147,175 +156,76 @@ impl Session {
             settings.precision,
             settings.seed,
         )?;
-        let steps_per_epoch = corpus.train.len().div_ceil(settings.batch_size) as u64;
-        let steps = steps_per_epoch * u64::from(settings.epochs);
-        let trainer = Trainer::new(classifier, settings, steps)?;
-        Ok(Session {
+        let trainer = Trainer::new(classifier, settings, total_steps(settings, corpus.train.len()))?;
+        Ok(ClassifierJob {
             settings: settings.clone(),
             data,
             trainer,
-            steps_per_epoch,
-            steps,
         })
     }
+}
 
-    /// Trains from `position` to the end, evaluates, and writes the record.
-    fn run(
-        mut self,
-        run: &RunDir,
-        mut position: Position,
-        options: RunOptions,
-        observer: &mut dyn Observer,
-    ) -> Result<Outcome> {
-        observer.event(&Event::Started {
-            settings: &self.settings,
-            run: run.path(),
-            steps: self.steps,
-            done: position.step,
-            rows: self.data.corpus.train.len(),
-            tokens: self.data.corpus.train.tokens(),
-        });
-        while position.step < self.steps {
-            let epoch = (position.step / self.steps_per_epoch) as u32;
-            let order = epoch_order(self.settings.seed, epoch, self.data.corpus.train.len());
-            let skip = (position.step % self.steps_per_epoch) as usize;
-            for rows in order.chunks(self.settings.batch_size).skip(skip) {
-                let started = Instant::now();
-                self.step(rows, epoch + 1, &mut position, observer)?;
-                position.seconds += started.elapsed().as_secs_f64();
-                let epoch_ends = position.step.is_multiple_of(self.steps_per_epoch);
-                if epoch_ends {
-                    let loss = position.loss.end_epoch();
-                    observer.event(&Event::EpochEnd { epoch: epoch + 1, loss });
-                }
-                let stop = observer.should_stop() && position.step < self.steps;
-                let due = options
-                    .checkpoint_every
-                    .is_some_and(|every| position.step.is_multiple_of(every.max(1)));
-                if epoch_ends || stop || due {
-                    checkpoint::save(&run.checkpoint(), &self.trainer, &position)?;
-                    observer.event(&Event::Checkpoint {
-                        step: position.step,
-                        path: &run.checkpoint(),
-                    });
-                }
-                if stop {
-                    return Ok(Outcome::Interrupted {
-                        step: position.step,
-                        of: self.steps,
-                    });
-                }
-            }
-        }
-        self.finish(run, position, observer)
+impl Job for ClassifierJob {
+    fn settings(&self) -> &TrainSettings {
+        &self.settings
     }
 
-    fn step(&mut self, rows: &[usize], epoch: u32, position: &mut Position, observer: &mut dyn Observer) -> Result<()> {
-        let batches = self.pack(rows)?;
-        let report = self.trainer.step(&batches).map_err(|error| match error {
-            Error::Diverged { what, value, step, .. } => Error::Diverged {
-                what,
-                value,
-                step,
-                epoch: Some(epoch),
-            },
-            other => other,
-        })?;
-        let tokens = batches.iter().map(PackedBatch::tokens).sum();
-        position.step += 1;
-        position.loss.add(report.loss, rows.len());
-        position.rows += rows.len() as u64;
-        position.tokens += tokens as u64;
-        observer.event(&Event::Step {
-            step: position.step,
-            epoch,
-            loss: report.loss,
-            grad_norm: report.grad_norm,
-            lr: report.lr,
-            rank: report.rank,
-            rows: rows.len(),
-            tokens,
-        });
-        Ok(())
+    fn begin(&self, run: &RunDir) -> Result<()> {
+        run.begin(&self.settings, &self.data.corpus.task)
     }
 
-    fn pack(&self, rows: &[usize]) -> Result<Vec<PackedBatch>> {
+    fn announce(&self, _observer: &mut dyn Observer) {}
+
+    fn rows(&self) -> usize {
+        self.data.corpus.train.len()
+    }
+
+    fn tokens(&self) -> usize {
+        self.data.corpus.train.tokens()
+    }
+
+    fn step(&mut self, rows: &[usize]) -> Result<(StepReport, usize)> {
         let Prepared { encoded, labels } = &self.data.corpus.train;
-        pack(
-            encoded,
-            labels,
-            rows,
-            self.trainer.classifier.position_offset(),
-            self.settings.token_budget,
-        )
+        let offset = self.trainer.classifier.position_offset();
+        let batches = pack(encoded, labels, rows, offset, self.settings.token_budget)?;
+        let report = self.trainer.step(&batches)?;
+        Ok((report, batches.iter().map(PackedBatch::tokens).sum()))
     }
 
-    fn finish(self, run: &RunDir, position: Position, observer: &mut dyn Observer) -> Result<Outcome> {
-        checkpoint::save_trained(&run.adapter(), &self.trainer.classifier)?;
-        let started = Instant::now();
+    fn set_done(&mut self, done: u64) {
+        self.trainer.set_done(done);
+    }
+
+    fn trained(&self) -> Vec<(String, Tensor)> {
+        self.trainer.classifier.model.named_trained()
+    }
+
+    fn optimizer(&self) -> &AdamW {
+        &self.trainer.optimizer
+    }
+
+    fn optimizer_mut(&mut self) -> &mut AdamW {
+        &mut self.trainer.optimizer
+    }
+
+    fn num_trainable(&self, rank: usize) -> usize {
+        self.trainer.classifier.model.num_trainable(rank)
+    }
+
+    fn device(&self) -> String {
+        self.trainer.classifier.device().describe()
+    }
+
+    fn evaluate(
+        &self,
+        _run: &RunDir,
+        _options: &RunOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<RankScores>>> {
+        let corpus = &self.data.corpus;
         let ranks = self.settings.ranks();
-        let scores = evaluate(
-            &self.trainer.classifier,
-            &self.data.corpus.task,
-            &self.data.corpus.eval,
-            &ranks,
-            self.settings.token_budget,
-            observer,
-        )?;
-        let model = &self.trainer.classifier.model;
-        let per_second = |count: u64| count as f64 / position.seconds.max(f64::MIN_POSITIVE);
-        let record = Record {
-            format: RECORD_FORMAT,
-            code: CodeVersion::current(),
-            device: self.trainer.classifier.device().describe(),
-            train_rows: self.data.corpus.train.len(),
-            steps: self.steps,
-            trainable: ranks
-                .iter()
-                .map(|rank| model.num_trainable(rank.unwrap_or(0)))
-                .collect(),
-            ranks: scores,
-            timing: Timing {
-                train_seconds: position.seconds,
-                eval_seconds: started.elapsed().as_secs_f64(),
-                rows_per_second: per_second(position.rows),
-                tokens_per_second: per_second(position.tokens),
-                resumed: position.resumed,
-                finished_unix: SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |since| since.as_secs()),
-            },
-            loss: position.loss,
-            settings: self.settings,
-        };
-        run.write_record(&record)?;
-        // The record and the trained tensors hold all that a finished run is asked for; moments are twice their size.
-        let _ = std::fs::remove_file(run.checkpoint());
-        observer.event(&Event::Finished { record: &record });
-        Ok(Outcome::Finished(Box::new(record)))
-    }
-}
-
-/// The order of the training rows in an epoch (from 0): a function of the seed alone, so a run can go on anywhere.
-pub fn epoch_order(seed: u64, epoch: u32, rows: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..rows).collect();
-    order.shuffle(&mut Stream::new(seed, Purpose::Order).at(epoch));
-    order
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_epoch_has_all_rows_in_its_own_order() {
-        let (first, second) = (epoch_order(10, 0, 50), epoch_order(10, 1, 50));
-        assert_ne!(first, second);
-        assert_ne!(first, epoch_order(11, 0, 50));
-        assert_eq!(first, epoch_order(10, 0, 50));
-        for mut order in [first, second] {
-            order.sort_unstable();
-            assert_eq!(order, (0..50).collect::<Vec<_>>());
-        }
+        let budget = self.settings.token_budget;
+        let classifier = &self.trainer.classifier;
+        evaluate(classifier, &corpus.task, &corpus.eval, &ranks, budget, observer).map(Some)
     }
 }

@@ -35,7 +35,8 @@ use crate::record::{CodeVersion, Timing};
 use crate::run_dir::{prepare_new, read_json, sweep, write_json, write_text};
 use crate::task::Label;
 use crate::tokens::{Encoded, TokenizerSource};
-use crate::train::{Outcome, RunOptions, epoch_order};
+use crate::session::epoch_order;
+use crate::train::{Outcome, RunOptions};
 
 pub use mask::{Hidden, Masking};
 pub use record::{Evaluation, PRETRAIN_FORMAT, PretrainRecord};

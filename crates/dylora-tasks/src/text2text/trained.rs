@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dylora_nn::autograd::{RankSlice, Tape};
 use dylora_nn::tensor::Device;
-use dylora_nn::{Checkpoint, Ctx, Gpt2LanguageModel};
+use dylora_nn::{Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel};
 
 use super::data::{EncodedPair, TextCodec};
 use super::trainer::{batch, build, within_budget};
@@ -69,7 +69,8 @@ impl TrainedText {
             settings.model = model.to_owned();
         }
         // What was read with at training time is in the run; the weights are where the base model is.
-        let config = super::config(&settings, &run.model())?;
+        let config = Gpt2Config::from_file(&run.model().join("config.json"))?;
+        let config = super::with_dropout(config, &settings);
         let tokenizer = TokenizerSource::from_model_dir(&run.model())?;
         let codec = TextCodec::new(tokenizer, &config, config.max_positions)?;
         let (device, model) = build(&settings, &config)?;
