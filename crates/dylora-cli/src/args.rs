@@ -98,12 +98,17 @@ pub(crate) struct SettingsArgs {
     /// Only the first N training rows
     #[arg(long, value_name = "N")]
     max_train_rows: Option<usize>,
-    /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32]
+    /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32; on a GPU bf16, and tf32 for --method full]
     #[arg(long, value_name = "WORD", value_parser = word::<Precision>)]
     precision: Option<Precision>,
 }
 
 impl SettingsArgs {
+    /// Whether `--precision` was given.
+    pub(crate) fn names_precision(&self) -> bool {
+        self.precision.is_some()
+    }
+
     /// Puts what was given into `settings`.
     pub(crate) fn apply(&self, settings: &mut TrainSettings) {
         macro_rules! take {

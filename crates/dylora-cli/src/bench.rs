@@ -64,6 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     settings.method = args.method;
     settings.dropout = Some(0.1);
     args.settings.apply(&mut settings);
+    if !args.settings.names_precision() {
+        settings.precision = settings.precision.that_learns(settings.method);
+    }
     let rows = match &args.rows_file {
         Some(path) => read_json(path)?,
         None => StepBench::uniform_rows(config.vocab_size, settings.batch_size, args.seq),

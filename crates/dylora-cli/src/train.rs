@@ -83,6 +83,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             };
             let mut settings = args.defaults(task, model)?;
             args.apply(&mut settings)?;
+            if !args.settings.names_precision() {
+                settings.precision = settings.precision.that_learns(settings.method);
+            }
             (train(&settings, dir, options, &mut progress)?, dir)
         }
         (None, None) => return Err(Failure::Message("--out or --resume is needed".to_owned())),

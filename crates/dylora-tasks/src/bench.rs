@@ -11,7 +11,7 @@ use crate::pack::{PackedBatch, pack};
 use crate::settings::TrainSettings;
 use crate::task::{Head, Label};
 use crate::tokens::Encoded;
-use crate::trainer::Trainer;
+use crate::trainer::{Submitted, Trainer};
 
 /// What a benchmark of training steps runs: random weights of a shape, given rows, a rank drawn anew for each step.
 pub struct StepBench {
@@ -86,10 +86,17 @@ impl StepBench {
         let trainable = classifier.model.num_trainable(classifier.model.rank());
         let device = classifier.device().describe();
         let mut trainer = Trainer::new(classifier, settings, (self.warm_up + self.steps) as u64)?;
-        let (mut seconds, mut rows, mut tokens) = (Vec::new(), 0, 0);
+        let (mut seconds, mut rows, mut tokens, mut begun) = (Vec::new(), 0, 0, None);
         for (step, batch) in batches.iter().cycle().take(self.warm_up + self.steps).enumerate() {
             let started = Instant::now();
-            trainer.step(batch)?;
+            let submitted = trainer.submit(batch)?;
+            // As a run does it: a GPU has the next step to work on while the one before is reported.
+            if let Some(before) = begun.replace(submitted) {
+                before.report()?;
+            }
+            if begun.as_ref().is_some_and(Submitted::is_done) {
+                begun.take().map(Submitted::report).transpose()?;
+            }
             let elapsed = started.elapsed().as_secs_f64();
             progress(elapsed);
             if step >= self.warm_up {

@@ -73,6 +73,23 @@ pub fn select(choice: DeviceChoice, kernels: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
+/// What models compute in where nobody says: f32 on the CPU, bf16 on a GPU.
+pub fn default_precision() -> Precision {
+    match CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).cuda {
+        Some(_) => Precision::Bf16,
+        None => Precision::F32,
+    }
+}
+
+/// The precision in which a trained run is used here: its own, or f32 where a GPU's was chosen and there is none.
+pub(crate) fn to_use(trained: Precision) -> Precision {
+    let cuda = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).cuda;
+    match (cuda, trained) {
+        (None, Precision::Bf16 | Precision::Tf32) | (Some(_), Precision::F64) => Precision::F32,
+        _ => trained,
+    }
+}
+
 /// A device for one model: what is counted per device is counted for that model alone.
 ///
 /// # Errors
@@ -151,6 +168,14 @@ mod tests {
             assert!(open(precision).is_err_and(|error| error.to_string().contains("need a GPU")));
         }
         assert!(open(Precision::F64).is_ok());
+    }
+
+    #[test]
+    fn a_run_of_a_gpu_is_used_on_the_cpu_in_f32() {
+        assert_eq!(to_use(Precision::Bf16), Precision::F32);
+        assert_eq!(to_use(Precision::Tf32), Precision::F32);
+        assert_eq!(to_use(Precision::F64), Precision::F64);
+        assert_eq!(default_precision(), Precision::F32);
     }
 
     #[test]

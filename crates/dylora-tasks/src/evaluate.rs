@@ -5,6 +5,7 @@ use std::path::Path;
 use dylora_nn::{Checkpoint, EncoderConfig};
 
 use crate::classifier::Classifier;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::metric::{self, Predictions};
 use crate::prepare::{Prepared, rows_for};
@@ -105,7 +106,7 @@ impl TrainedModel {
             task.head,
             settings.adapter().as_ref(),
             Some(base.unwrap_or(&settings.model)),
-            settings.precision,
+            device::to_use(settings.precision),
             settings.seed,
         )?;
         classifier.model.load_trained(&Checkpoint::open(&run.adapter())?, &[])?;

@@ -116,6 +116,7 @@ impl GluePlan {
                         } else {
                             self.recipe.lr
                         },
+                        precision: self.recipe.precision.that_learns(method),
                         ..self.recipe.clone()
                     };
                     settings.validate()?;

@@ -13,7 +13,7 @@ use crate::record::{CodeVersion, RECORD_FORMAT, RankScores, Record, Timing};
 use crate::run_dir::RunDir;
 use crate::settings::TrainSettings;
 use crate::train::{Outcome, RunOptions};
-use crate::trainer::StepReport;
+use crate::trainer::Submitted;
 
 /// A model in training with the rows that it learns from: what the loop asks of it.
 ///
@@ -37,11 +37,11 @@ pub(crate) trait Job {
     /// Tokens of an epoch.
     fn tokens(&self) -> usize;
 
-    /// One optimizer step over these rows; what it did, and its tokens.
+    /// Begins one optimizer step over these rows; also gives its tokens.
     ///
     /// # Errors
     /// [`Error::Diverged`]; what the model reports.
-    fn step(&mut self, rows: &[usize]) -> Result<(StepReport, usize)>;
+    fn submit(&mut self, rows: &[usize]) -> Result<(Submitted, usize)>;
 
     /// Says that so many steps were done before.
     fn set_done(&mut self, done: u64);
@@ -65,7 +65,12 @@ pub(crate) trait Job {
     ///
     /// # Errors
     /// What the model or a metric reports; a file of the run that cannot be written.
-    fn evaluate(&self, run: &RunDir, options: &RunOptions, observer: &mut dyn Observer) -> Result<Option<Vec<RankScores>>>;
+    fn evaluate(
+        &self,
+        run: &RunDir,
+        options: &RunOptions,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<RankScores>>>;
 }
 
 /// Steps of an epoch over so many rows.
@@ -121,23 +126,36 @@ pub(crate) fn run(
         rows,
         tokens: job.tokens(),
     });
+    let mut begun = None;
     while position.step < steps {
         let epoch = (position.step / per_epoch) as u32;
         let order = epoch_order(settings.seed, epoch, rows);
         let skip = (position.step % per_epoch) as usize;
         for rows in order.chunks(settings.batch_size).skip(skip) {
             let started = Instant::now();
-            step(&mut *job, rows, epoch + 1, &mut position, observer)?;
+            let next = Begun::new(&mut *job, rows, epoch + 1)?;
+            let at = position.step + 1 + u64::from(begun.is_some());
+            let epoch_ends = at.is_multiple_of(per_epoch);
+            let due = options
+                .checkpoint_every
+                .is_some_and(|every| at.is_multiple_of(every.max(1)));
+            // A GPU has this step to work on while the one before is reported.
+            if let Some(before) = begun.replace(next) {
+                before.end(&mut position, observer)?;
+            }
+            let done = begun.as_ref().is_some_and(|begun| begun.submitted.is_done());
+            if epoch_ends || due || done {
+                end(&mut begun, &mut position, observer)?;
+            }
+            let stop = observer.should_stop() && at < steps;
+            if stop {
+                end(&mut begun, &mut position, observer)?;
+            }
             position.seconds += started.elapsed().as_secs_f64();
-            let epoch_ends = position.step.is_multiple_of(per_epoch);
             if epoch_ends {
                 let loss = position.loss.end_epoch();
                 observer.event(&Event::EpochEnd { epoch: epoch + 1, loss });
             }
-            let stop = observer.should_stop() && position.step < steps;
-            let due = options
-                .checkpoint_every
-                .is_some_and(|every| position.step.is_multiple_of(every.max(1)));
             if epoch_ends || stop || due {
                 save_state(&run.checkpoint(), job.trained(), job.optimizer(), &position)?;
                 observer.event(&Event::Checkpoint {
@@ -156,14 +174,17 @@ pub(crate) fn run(
     finish(&*job, run, position, steps, options, observer)
 }
 
-fn step(
-    job: &mut dyn Job,
-    rows: &[usize],
+/// A step that was begun.
+struct Begun {
+    submitted: Submitted,
+    rows: usize,
+    tokens: usize,
     epoch: u32,
-    position: &mut Position,
-    observer: &mut dyn Observer,
-) -> Result<()> {
-    let (report, tokens) = job.step(rows).map_err(|error| match error {
+}
+
+/// Errors say the epoch that they belong to.
+fn in_epoch<T>(result: Result<T>, epoch: u32) -> Result<T> {
+    result.map_err(|error| match error {
         Error::Diverged { what, value, step, .. } => Error::Diverged {
             what,
             value,
@@ -171,22 +192,47 @@ fn step(
             epoch: Some(epoch),
         },
         other => other,
-    })?;
-    position.step += 1;
-    position.loss.add(report.loss, rows.len());
-    position.rows += rows.len() as u64;
-    position.tokens += tokens as u64;
-    observer.event(&Event::Step {
-        step: position.step,
-        epoch,
-        loss: report.loss,
-        grad_norm: report.grad_norm,
-        lr: report.lr,
-        rank: report.rank,
-        rows: rows.len(),
-        tokens,
-    });
-    Ok(())
+    })
+}
+
+impl Begun {
+    fn new(job: &mut dyn Job, rows: &[usize], epoch: u32) -> Result<Self> {
+        let (submitted, tokens) = in_epoch(job.submit(rows), epoch)?;
+        Ok(Begun {
+            submitted,
+            rows: rows.len(),
+            tokens,
+            epoch,
+        })
+    }
+
+    /// Waits for the step, counts it and tells of it.
+    fn end(self, position: &mut Position, observer: &mut dyn Observer) -> Result<()> {
+        let Begun {
+            rows, tokens, epoch, ..
+        } = self;
+        let report = in_epoch(self.submitted.report(), epoch)?;
+        position.step += 1;
+        position.loss.add(report.loss, rows);
+        position.rows += rows as u64;
+        position.tokens += tokens as u64;
+        observer.event(&Event::Step {
+            step: position.step,
+            epoch,
+            loss: report.loss,
+            grad_norm: report.grad_norm,
+            lr: report.lr,
+            rank: report.rank,
+            rows,
+            tokens,
+        });
+        Ok(())
+    }
+}
+
+/// Ends the step that was begun, if there is one.
+fn end(begun: &mut Option<Begun>, position: &mut Position, observer: &mut dyn Observer) -> Result<()> {
+    begun.take().map_or(Ok(()), |begun| begun.end(position, observer))
 }
 
 fn finish(

@@ -33,6 +33,16 @@ pub enum Optimizer {
     HuggingFace4,
 }
 
+impl Precision {
+    /// The precision itself, or tf32 for bf16 where a method learns every weight: bf16 needs a frozen base.
+    pub fn that_learns(self, method: Method) -> Self {
+        match (self, method) {
+            (Precision::Bf16, Method::Full) => Precision::Tf32,
+            _ => self,
+        }
+    }
+}
+
 impl FromStr for Precision {
     type Err = Error;
 
@@ -211,7 +221,7 @@ impl TrainSettings {
             dropout: None,
             label_smoothing: 0.0,
             seed: 10,
-            precision: Precision::F32,
+            precision: crate::device::default_precision(),
         }
     }
 

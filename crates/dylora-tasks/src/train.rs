@@ -19,7 +19,7 @@ use crate::run_dir::RunDir;
 use crate::session::{self, Job, total_steps};
 use crate::settings::TrainSettings;
 use crate::text2text::TextJob;
-use crate::trainer::{StepReport, Trainer};
+use crate::trainer::{Submitted, Trainer};
 
 /// What does not change the result of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -184,12 +184,12 @@ impl Job for ClassifierJob {
         self.data.corpus.train.tokens()
     }
 
-    fn step(&mut self, rows: &[usize]) -> Result<(StepReport, usize)> {
+    fn submit(&mut self, rows: &[usize]) -> Result<(Submitted, usize)> {
         let Prepared { encoded, labels } = &self.data.corpus.train;
         let offset = self.trainer.classifier.position_offset();
         let batches = pack(encoded, labels, rows, offset, self.settings.token_budget)?;
-        let report = self.trainer.step(&batches)?;
-        Ok((report, batches.iter().map(PackedBatch::tokens).sum()))
+        let submitted = self.trainer.submit(&batches)?;
+        Ok((submitted, batches.iter().map(PackedBatch::tokens).sum()))
     }
 
     fn set_done(&mut self, done: u64) {

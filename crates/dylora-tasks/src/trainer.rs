@@ -54,23 +54,34 @@ pub struct Trainer {
 /// A step that the device has been given. A GPU may not have carried it out yet.
 #[derive(Debug)]
 pub struct Submitted {
-    loss: f64,
-    losses: Option<Later>,
-    grad_norm: Later,
-    lr: f64,
-    rank: Option<usize>,
-    step: u64,
+    /// What is known of the loss.
+    pub(crate) loss: f64,
+    /// What is to be added to it.
+    pub(crate) losses: Vec<Later>,
+    /// Clipping factor and norm.
+    pub(crate) grad_norm: Later,
+    pub(crate) lr: f64,
+    pub(crate) rank: Option<usize>,
+    /// From 1.
+    pub(crate) step: u64,
 }
 
 impl Submitted {
+    /// Whether the step has been carried out.
+    pub fn is_done(&self) -> bool {
+        self.grad_norm.is_here()
+    }
+
     /// Waits for the step and says what it did.
     ///
     /// # Errors
     /// [`Error::Diverged`] if the loss or the gradients are not numbers; what a GPU reports about its work.
     pub fn report(self) -> Result<StepReport> {
         let Submitted { lr, rank, step, .. } = self;
-        let rest = self.losses.map(Later::wait).transpose()?.unwrap_or_default();
-        let loss = rest.iter().fold(self.loss, |sum, value| sum + value);
+        let mut loss = self.loss;
+        for more in self.losses {
+            loss = more.wait()?.iter().fold(loss, |sum, value| sum + value);
+        }
         check_finite("loss", loss, step)?;
         let grad_norm = self.grad_norm.wait()?.get(1).copied().unwrap_or(f64::NAN);
         check_finite("gradient norm", grad_norm, step)?;
@@ -243,8 +254,8 @@ impl Trainer {
         };
         cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
         let losses = match unread {
-            0 => None,
-            _ => Some(self.losses.rows(0..unread)?.to_host_later()?),
+            0 => Vec::new(),
+            _ => vec![self.losses.rows(0..unread)?.to_host_later()?],
         };
         self.done += 1;
         Ok(Submitted {

@@ -93,6 +93,11 @@ enum Arrival {
 }
 
 impl Later {
+    /// Whether the elements are here already, as they always are from the CPU.
+    pub fn is_here(&self) -> bool {
+        matches!(self.0, Arrival::Here(_))
+    }
+
     /// Waits for the elements, as f64.
     ///
     /// # Errors

@@ -33,9 +33,9 @@ use crate::pack::{PackedBatch, pack};
 use crate::progress::{Event, Observer, PretrainEvent};
 use crate::record::{CodeVersion, Timing};
 use crate::run_dir::{prepare_new, read_json, sweep, write_json, write_text};
+use crate::session::epoch_order;
 use crate::task::Label;
 use crate::tokens::{Encoded, TokenizerSource};
-use crate::session::epoch_order;
 use crate::train::{Outcome, RunOptions};
 
 pub use mask::{Hidden, Masking};

@@ -17,7 +17,7 @@ use crate::session::{Job, total_steps};
 use crate::settings::{DataSource, TrainSettings};
 use crate::tokens::TokenizerSource;
 use crate::train::RunOptions;
-use crate::trainer::StepReport;
+use crate::trainer::Submitted;
 
 /// What a text-to-text run reads besides weights.
 #[derive(Clone, Debug)]
@@ -135,13 +135,13 @@ impl Job for TextJob {
         self.data.train.iter().map(|text| text.ids.len()).sum()
     }
 
-    fn step(&mut self, rows: &[usize]) -> Result<(StepReport, usize)> {
+    fn submit(&mut self, rows: &[usize]) -> Result<(Submitted, usize)> {
         let texts: Vec<&EncodedPair> = rows.iter().map(|row| &self.data.train[*row]).collect();
         let tokens = texts.iter().map(|text| text.ids.len()).sum();
         let trainer = &mut self.trainer;
         // From inside the thread pool, so that no kernel has to wait for a thread to be woken.
-        let report = rayon::scope(|_| trainer.step(&texts))?;
-        Ok((report, tokens))
+        let submitted = rayon::scope(|_| trainer.submit(&texts))?;
+        Ok((submitted, tokens))
     }
 
     fn set_done(&mut self, done: u64) {

@@ -8,6 +8,7 @@ use dylora_nn::{Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel};
 
 use super::data::{EncodedPair, TextCodec};
 use super::trainer::{batch, build, within_budget};
+use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::{GenerateSettings, generate};
 use crate::run_dir::RunDir;
@@ -73,7 +74,11 @@ impl TrainedText {
         let config = super::with_dropout(config, &settings);
         let tokenizer = TokenizerSource::from_model_dir(&run.model())?;
         let codec = TextCodec::new(tokenizer, &config, config.max_positions)?;
-        let (device, model) = build(&settings, &config)?;
+        let here = TrainSettings {
+            precision: device::to_use(settings.precision),
+            ..settings.clone()
+        };
+        let (device, model) = build(&here, &config)?;
         model.load_trained(&Checkpoint::open(&run.adapter())?, &[])?;
         Ok(TrainedText {
             settings,

@@ -1,7 +1,7 @@
 //! One step of text-to-text training after another.
 
 use dylora_nn::autograd::Tape;
-use dylora_nn::tensor::{Device, Purpose, Stream};
+use dylora_nn::tensor::{Device, Later, Purpose, Stream};
 use dylora_nn::{
     AdamW, CausalInputs, Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel, LinearWarmup, Method, Objective, RankSampler,
 };
@@ -10,7 +10,7 @@ use super::data::EncodedPair;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::settings::{Precision, TrainSettings};
-use crate::trainer::{StepReport, check_finite, optimizer, slices, step_index, whole};
+use crate::trainer::{StepReport, Submitted, check_finite, optimizer, slices, step_index, whole};
 
 /// A language model in training. Its whole state is the trained tensors, the moments and the number of steps done.
 pub struct TextTrainer {
@@ -93,6 +93,14 @@ impl TextTrainer {
     /// # Errors
     /// [`Error::Diverged`] if the loss or the gradients are not numbers; what the model reports.
     pub fn step(&mut self, texts: &[&EncodedPair]) -> Result<StepReport> {
+        self.submit(texts)?.report()
+    }
+
+    /// [`TextTrainer::step`] without waiting for a GPU.
+    ///
+    /// # Errors
+    /// As [`TextTrainer::step`].
+    pub fn submit(&mut self, texts: &[&EncodedPair]) -> Result<Submitted> {
         let index = step_index(self.done)?;
         let lr = self.schedule.lr(self.done);
         let rank = self
@@ -104,7 +112,7 @@ impl TextTrainer {
         let predicted: usize = texts.iter().map(|text| text.predicted).sum();
         let mut draws = Some(self.dropout.draws(index));
         self.optimizer.zero_grad()?;
-        let mut loss = 0.0;
+        let mut losses = Vec::new();
         for part in within_budget(texts, self.budget) {
             let (inputs, targets) = batch(&self.device, part)?;
             for (slice, probability) in &slices {
@@ -119,22 +127,29 @@ impl TextTrainer {
                 let part = self.model.loss(&mut ctx, &inputs, &targets, self.smoothing, weight)?;
                 // The next pass draws on where this one stopped.
                 draws = ctx.dropout.take();
-                loss += part.value().to_f64_vec()?.iter().sum::<f64>();
+                losses.push(part.value().to_host_later()?);
                 tape.backward(&part)?;
             }
         }
-        // Before the update: a checkpoint never holds what such a loss would make of the weights.
-        check_finite("loss", loss, self.done + 1)?;
+        // Before the update: a checkpoint never holds what such a loss would make of the weights. A GPU's update leaves them
+        // alone by itself where the gradients are not numbers.
+        let mut loss = 0.0;
+        if losses.iter().all(Later::is_here) {
+            for part in losses.drain(..) {
+                loss = part.wait()?.iter().fold(loss, |sum, value| sum + value);
+            }
+            check_finite("loss", loss, self.done + 1)?;
+        }
         self.model.slice().set(whole(&slices));
         self.optimizer.step(lr, self.clip)?;
-        let grad_norm = self.optimizer.grad_norm()?;
-        check_finite("gradient norm", grad_norm, self.done + 1)?;
         self.done += 1;
-        Ok(StepReport {
+        Ok(Submitted {
             loss,
-            grad_norm,
+            losses,
+            grad_norm: self.optimizer.grad_norm_later()?,
             lr,
             rank: reported,
+            step: self.done,
         })
     }
 }
