@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dylora_tensor::{DType, Error, Result, Tensor};
+use dylora_tensor::{Error, Result, Tensor};
 
 use crate::op::{CustomOp, Op, OpKind};
 use crate::ops;
@@ -119,11 +119,11 @@ impl Tape {
             return Err(Error::invalid(OP, "the loss depends on nothing that is trained"));
         };
         let mut slots: Vec<Option<Tensor>> = vec![None; self.nodes.len()];
-        let device = loss.value.device();
-        slots[root] = Some(match loss.value.dtype() {
-            DType::F32 => Tensor::from_slice(device, &[1f32], loss.value.shape())?,
-            _ => Tensor::from_slice(device, &[1f64], loss.value.shape())?,
-        });
+        slots[root] = Some(Tensor::ones(
+            loss.value.device(),
+            loss.value.dtype(),
+            loss.value.shape(),
+        )?);
         for (index, op) in self.nodes.into_iter().enumerate().rev() {
             // A record that the loss does not depend on has no gradient; its tensors are freed all the same.
             if let Some(dy) = slots[index].take() {

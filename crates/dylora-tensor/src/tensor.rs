@@ -169,6 +169,34 @@ impl Tensor {
         }
     }
 
+    /// A tensor of ones, f64 or f32.
+    ///
+    /// # Errors
+    /// If `shape` has no or more than four dimensions, or the type is another.
+    pub fn ones(device: &Device, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        const OP: &str = "ones";
+        match (device, dtype) {
+            (Device::Cuda(cuda), DType::F32) => {
+                let tensor = Self::on_cuda(OP, cuda, dtype, shape)?;
+                cuda.ones(tensor.cuda_pointer(OP, cuda, dtype)?, tensor.len())?;
+                Ok(tensor)
+            }
+            (_, DType::F32) => Tensor::make::<f32>(OP, device, shape, |out| {
+                out.fill(1.0);
+                Ok(())
+            }),
+            (_, DType::F64) => Tensor::make::<f64>(OP, device, shape, |out| {
+                out.fill(1.0);
+                Ok(())
+            }),
+            (_, found) => Err(Error::DType {
+                op: OP,
+                expected: "f64 or f32",
+                found,
+            }),
+        }
+    }
+
     /// A new tensor whose elements `fill` writes; it must write all of them.
     pub(crate) fn make<T: Elem>(
         op: &'static str,

@@ -341,6 +341,18 @@ impl Cuda {
         unsafe { driver::memset_d8_async(at, 0, bytes, self.inner.stream) }.map_err(|e| driver_error("zero", e))
     }
 
+    /// Sets f32 values to one; unlike an upload it can be recorded.
+    pub(crate) fn ones(&self, at: sys::CUdeviceptr, len: usize) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        self.inner.bind()?;
+        // SAFETY: the memory holds as many values of four bytes.
+        unsafe { sys::cuMemsetD32Async(at, 1f32.to_bits(), len, self.inner.stream) }
+            .result()
+            .map_err(|e| driver_error("ones", e))
+    }
+
     /// What a tensor may hold here.
     pub(crate) fn check_type(op: &'static str, dtype: DType) -> Result<()> {
         match dtype {
