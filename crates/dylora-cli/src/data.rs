@@ -1,12 +1,14 @@
 //! `dylora data`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use dylora_tasks::check;
 use dylora_tasks::generation::{self, GenerationTask, SplitReport};
 use dylora_tasks::glue;
 use dylora_tasks::mini;
 use dylora_tasks::prepare::OWN_TASKS;
+use dylora_tasks::pretrain::Architecture;
 use dylora_tasks::tabular::Columns;
 use dylora_tasks::task::Split;
 
@@ -77,18 +79,42 @@ struct FetchArgs {
 
 #[derive(clap::Args)]
 struct MakeMiniArgs {
-    /// Folder for CoLA/, MRPC/, ... as the GLUE download lays them out
+    /// Folder for CoLA/, MRPC/, ... as the GLUE download lays them out, and e2e/, dart/, webnlg_challenge_2017/
     #[arg(long, value_name = "DIR", required_unless_present = "text")]
     out: Option<PathBuf>,
+    /// Only these, separated by commas: glue (all eight tasks), e2e, dart, webnlg
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "out", value_parser = word::<Made>)]
+    tasks: Vec<Made>,
     /// Write a text to pre-train on to this file
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Lines of that text
     #[arg(long, value_name = "N", default_value_t = 300_000, requires = "text")]
     text_lines: usize,
+    /// The kind of model that the text is for: roberta or gpt2
+    #[arg(long, value_name = "WORD", default_value = "roberta", requires = "text", value_parser = word::<Architecture>)]
+    model_type: Architecture,
     /// Equal seeds write equal bytes
     #[arg(long, value_name = "N", default_value_t = mini::SEED)]
     seed: u64,
+}
+
+/// What can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    Glue,
+    Generation(GenerationTask),
+}
+
+impl FromStr for Made {
+    type Err = dylora_tasks::Error;
+
+    fn from_str(word: &str) -> dylora_tasks::Result<Self> {
+        match word {
+            "glue" => Ok(Made::Glue),
+            _ => GenerationTask::find(word).map(Made::Generation),
+        }
+    }
 }
 
 /// Where things are.
@@ -110,11 +136,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 fn make_mini(args: &MakeMiniArgs) -> Result<(), Failure> {
     if let Some(dir) = &args.out {
-        mini::write_tasks(dir, args.seed)?;
-        print(&format!("{}: {} tasks", dir.display(), glue::TASKS.len()))?;
+        let wanted = |made: Made| args.tasks.is_empty() || args.tasks.contains(&made);
+        let mut names = Vec::new();
+        if wanted(Made::Glue) {
+            mini::write_tasks(dir, args.seed)?;
+            names.extend(glue::TASKS.iter().map(|task| task.name));
+        }
+        for &task in generation::TASKS.iter().filter(|task| wanted(Made::Generation(**task))) {
+            mini::write_generation_task(task, dir, args.seed)?;
+            names.push(task.name());
+        }
+        print(&format!("{}: {}", dir.display(), names.join(", ")))?;
     }
     if let Some(path) = &args.text {
-        mini::write_text(path, args.seed, args.text_lines)?;
+        mini::write_text(args.model_type, path, args.seed, args.text_lines)?;
         print(&format!("{}: {} lines", path.display(), args.text_lines))?;
     }
     Ok(())

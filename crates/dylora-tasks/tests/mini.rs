@@ -9,6 +9,7 @@ use dylora_tasks::glue::{self, TASKS};
 use dylora_tasks::mini;
 use dylora_tasks::nn::tensor::{DType, Device};
 use dylora_tasks::nn::{Checkpoint, EncoderConfig, SequenceClassifier};
+use dylora_tasks::pretrain::Architecture;
 use dylora_tasks::task::{Example, Label, Split};
 use dylora_tasks::tokens::TokenizerSource;
 use sha2::{Digest, Sha256};
@@ -211,7 +212,7 @@ fn a_place_that_cannot_be_written_is_named() -> TestResult {
     for error in [
         mini::write_tasks(&file, 1),
         mini::write_model(&file),
-        mini::write_text(&file.join("text.txt"), 1, 1),
+        mini::write_text(Architecture::Roberta, &file.join("text.txt"), 1, 1),
     ] {
         let text = error.err().ok_or("written into a file")?.to_string();
         assert!(text.contains(&file.display().to_string()), "{text}");

@@ -7,11 +7,16 @@
 //! [`pretrain`](crate::pretrain) over [`write_text`]'s lines; `assets/mini/README.md` has the command.
 
 mod acceptability;
+mod describe;
 mod draw;
+mod entities;
 mod event;
+mod generation;
 mod inference;
 mod lexicon;
 mod pairs;
+mod prose;
+mod restaurants;
 mod sentiment;
 mod tables;
 mod text;
@@ -21,15 +26,19 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::generation::GenerationTask;
 use crate::glue::TASKS;
+use crate::pretrain::Architecture;
 use crate::run_dir;
 use draw::Draw;
 
 /// The seed of the embedded tasks.
 pub const SEED: u64 = 2210;
 
-/// The number of the generator that draws the pre-training text; the tasks' files have the numbers below.
+/// The number of the generator that draws the encoder's pre-training text; the tasks' files have the numbers below.
 const TEXT: u32 = 1000;
+/// The same for the causal model's text; the generation tasks' files have the numbers from 2000.
+const PROSE: u32 = 1001;
 
 /// The embedded encoder's files.
 const MODEL: [(&str, &[u8]); 4] = [
@@ -61,14 +70,33 @@ pub fn write_tasks(dir: &Path, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writes `lines` lines of text to pre-train on: one text a line, or a pair with a tab between. No labels.
+/// Writes a generation task under `dir` as it is published: `e2e/trainset.csv`, `dart/dart-v1.1.1-full-train.json`,
+/// `webnlg_challenge_2017/train/1triples/..`, with several references for each input. Equal seeds write equal bytes.
 ///
 /// # Errors
 /// [`Error::Io`] with the path that could not be written.
-pub fn write_text(path: &Path, seed: u64, lines: usize) -> Result<()> {
+pub fn write_generation_task(task: GenerationTask, dir: &Path, seed: u64) -> Result<()> {
+    for (name, text) in generation::files(task, seed) {
+        let path = dir.join(name);
+        let folder = path.parent().unwrap_or(dir);
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        run_dir::write_text(&path, &text)?;
+    }
+    Ok(())
+}
+
+/// Writes `lines` lines of text to pre-train a kind of model on: one text a line, or a pair with a tab between. No labels.
+///
+/// # Errors
+/// [`Error::Io`] with the path that could not be written.
+pub fn write_text(kind: Architecture, path: &Path, seed: u64, lines: usize) -> Result<()> {
+    let (number, line): (u32, fn(&mut Draw) -> String) = match kind {
+        Architecture::Roberta => (TEXT, text::line),
+        Architecture::Gpt2 => (PROSE, prose::line),
+    };
     write(path, |file| {
-        let mut draw = Draw::new(seed, TEXT);
-        (0..lines).try_for_each(|_| writeln!(file, "{}", text::line(&mut draw)))
+        let mut draw = Draw::new(seed, number);
+        (0..lines).try_for_each(|_| writeln!(file, "{}", line(&mut draw)))
     })
 }
 
