@@ -186,10 +186,9 @@ fn further(subject: &Subject, untold: &mut Untold<'_>, draw: &mut Draw) -> Optio
         }
     }
     let also = if draw.chance(15) { "also " } else { "" };
-    untold.verbs(3, draw).map(|verbs| {
-        let auxiliary = ["is ", "was ", "can "].into_iter().find(|word| verbs.starts_with(word));
-        let (auxiliary, rest) = verbs.split_at(auxiliary.map_or(0, str::len));
-        format!("{who} {auxiliary}{also}{rest}")
+    untold.verbs(3, draw).map(|verbs| match verbs.strip_prefix("is ") {
+        Some(rest) => format!("{who} is {also}{rest}"),
+        None => format!("{who} {also}{verbs}"),
     })
 }
 

@@ -1,10 +1,11 @@
-//! The embedded default of `reproduce glue`: generated tasks and a small pre-trained encoder, so that the main job runs on a
-//! fresh machine without a download.
+//! The embedded default of `reproduce`: generated tasks and two small pre-trained models, so that the main jobs run on a fresh
+//! machine without a download.
 //!
 //! Nothing else in this crate knows about it. What it writes are files as anybody's: the eight tasks as the GLUE download lays
-//! them out, and a model directory as transformers saves one. A few hundred words and a grammar make up the tasks; three
-//! labels in a hundred are wrong on purpose, so no task can be solved to the last row. The encoder comes out of
-//! [`pretrain`](crate::pretrain) over [`write_text`]'s lines; `assets/mini/README.md` has the command.
+//! them out, E2E, DART and WebNLG as they are published, and model directories as transformers saves them. A few hundred
+//! words and a grammar make up the tasks; three labels in a hundred are wrong on purpose, so no task can be solved to the last
+//! row, and every input of a generation task has several references. The models come out of [`pretrain`](crate::pretrain)
+//! over [`write_text`]'s lines; `assets/mini/README.md` and `assets/mini-gpt2/README.md` have the commands.
 
 mod acceptability;
 mod describe;
@@ -30,6 +31,7 @@ use crate::generation::GenerationTask;
 use crate::glue::TASKS;
 use crate::pretrain::Architecture;
 use crate::run_dir;
+use crate::settings::TrainSettings;
 use draw::Draw;
 
 /// The seed of the embedded tasks.
@@ -40,19 +42,36 @@ const TEXT: u32 = 1000;
 /// The same for the causal model's text; the generation tasks' files have the numbers from 2000.
 const PROSE: u32 = 1001;
 
-/// The embedded encoder's files.
-const MODEL: [(&str, &[u8]); 4] = [
-    ("config.json", include_bytes!("../../assets/mini/config.json")),
-    (
-        "model.safetensors",
-        include_bytes!("../../assets/mini/model.safetensors"),
-    ),
-    ("tokenizer.json", include_bytes!("../../assets/mini/tokenizer.json")),
-    (
-        "tokenizer_config.json",
-        include_bytes!("../../assets/mini/tokenizer_config.json"),
-    ),
-];
+/// A model directory's files.
+type Files = [(&'static str, &'static [u8]); 4];
+
+macro_rules! files_of {
+    ($folder:literal) => {
+        [
+            (
+                "config.json",
+                include_bytes!(concat!("../../assets/", $folder, "/config.json")),
+            ),
+            (
+                "model.safetensors",
+                include_bytes!(concat!("../../assets/", $folder, "/model.safetensors")),
+            ),
+            (
+                "tokenizer.json",
+                include_bytes!(concat!("../../assets/", $folder, "/tokenizer.json")),
+            ),
+            (
+                "tokenizer_config.json",
+                include_bytes!(concat!("../../assets/", $folder, "/tokenizer_config.json")),
+            ),
+        ]
+    };
+}
+
+/// The embedded encoder.
+const ENCODER: Files = files_of!("mini");
+/// The embedded causal model.
+const CAUSAL: Files = files_of!("mini-gpt2");
 
 /// Writes the eight tasks under `dir`, which is made if it is not there: `CoLA/train.tsv`, `MNLI/dev_matched.tsv`, ... with
 /// 4,000 training, 1,000 dev and 500 unlabelled test rows each. Equal seeds write equal bytes.
@@ -105,10 +124,32 @@ pub fn write_text(kind: Architecture, path: &Path, seed: u64, lines: usize) -> R
 /// # Errors
 /// [`Error::Io`] with the path that could not be written.
 pub fn write_model(dir: &Path) -> Result<()> {
+    write_files(&ENCODER, dir)
+}
+
+/// Writes the embedded GPT-2 as a model directory: config, weights (f16), tokenizer.
+///
+/// # Errors
+/// [`Error::Io`] with the path that could not be written.
+pub fn write_causal_model(dir: &Path) -> Result<()> {
+    write_files(&CAUSAL, dir)
+}
+
+fn write_files(files: &Files, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    MODEL
+    files
         .iter()
         .try_for_each(|(name, bytes)| write(&dir.join(name), |file| file.write_all(bytes)))
+}
+
+/// Puts the embedded recipe for the generation tasks into settings, the paper's Table 8 as a rule: fewer passes over the rows,
+/// larger steps and no dropout for a small model.
+pub fn apply_text_recipe(settings: &mut TrainSettings) {
+    settings.epochs = 2;
+    settings.batch_size = 16;
+    settings.lr = 4e-3;
+    settings.warmup_steps = Some(50);
+    settings.dropout = Some(0.0);
 }
 
 /// Writes a file under another name first.
