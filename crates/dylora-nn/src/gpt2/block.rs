@@ -25,8 +25,8 @@ pub struct Gpt2Block {
     intermediate: AdaptedLinear,
     output: AdaptedLinear,
     activation: Gelu,
-    num_heads: usize,
-    scale: f64,
+    pub(super) num_heads: usize,
+    pub(super) scale: f64,
     attention_dropout: f64,
     residual_dropout: f64,
 }
@@ -129,7 +129,12 @@ impl Gpt2Block {
             dropout: ctx.next_dropout(self.attention_dropout)?,
         };
         let context = ops::attention(ctx.tape, q, k, v, &args)?;
-        let out = self.attention_output.forward(ctx, &context)?;
+        self.after_attention(ctx, x, &context)
+    }
+
+    /// What follows attention, for the rows x that asked.
+    pub(super) fn after_attention(&self, ctx: &mut Ctx<'_>, x: &Var, context: &Var) -> Result<Var> {
+        let out = self.attention_output.forward(ctx, context)?;
         let x = self.residual(ctx, x, &out)?;
         let normed = self.norm_2.forward(ctx, &x, None, None)?;
         let hidden = self.intermediate.forward(ctx, &normed)?;

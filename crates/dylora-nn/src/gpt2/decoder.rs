@@ -1,12 +1,12 @@
 //! GPT-2 with a cache of keys and values: each token goes through the model once, however many texts continue it.
 //!
 //! The cache is a list of rows, one for each token that was fed, and a text is the list of the rows of its tokens. Texts
-//! with a common beginning share its rows, and choosing other beams copies nothing.
+//! with a common beginning share its rows, and choosing other beams copies nothing. Attention reads the rows where they are.
 
 use std::ops::Range;
 
 use dylora_autograd::ops;
-use dylora_autograd::tensor::ops::{self as kernels, TopClasses};
+use dylora_autograd::tensor::ops::{self as kernels, CacheAttention, TopClasses};
 use dylora_autograd::tensor::{Segments, Tensor};
 use dylora_autograd::{RankSlice, Tape, Var};
 
@@ -274,11 +274,18 @@ impl Gpt2Block {
         let q = self.query.forward(ctx, &from)?;
         let k = self.key.forward(ctx, &normed)?;
         let v = self.value.forward(ctx, &normed)?;
-        let seen = |new: &Var, all: &Tensor| -> Result<Var> {
+        for (new, all) in [&k, &v].into_iter().zip(cache) {
             all.rows(step.rows.clone())?.copy_from(new.value())?;
-            Ok(ctx.tape.constant(&kernels::gather_rows(all, step.seen)?))
+        }
+        let settings = CacheAttention {
+            queries,
+            keys: step.keys,
+            rows: step.seen,
+            num_heads: self.num_heads,
+            scale: self.scale,
         };
-        let (k, v) = (seen(&k, &cache[0])?, seen(&v, &cache[1])?);
-        self.after_projections(ctx, &x, [&q, &k, &v], queries, step.keys)
+        let context = kernels::attend_rows(q.value(), &cache[0], &cache[1], &settings)?;
+        let context = ctx.tape.constant(&context);
+        self.after_attention(ctx, &x, &context)
     }
 }

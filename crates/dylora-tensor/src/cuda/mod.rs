@@ -7,6 +7,7 @@
 
 mod attention;
 mod context;
+mod decode;
 mod elementwise;
 mod gemm;
 mod graph;
@@ -23,6 +24,7 @@ pub(crate) use attention::{
     attends_stacked, attention, attention_gradient, stacked_attention, stacked_attention_gradient,
 };
 pub use context::Cuda;
+pub(crate) use decode::{attend_rows, top_log_softmax};
 pub(crate) use elementwise::{
     add, add_into, bias_gelu, bias_gelu_gradient, column_sum_into, convert, dropout, gelu, gelu_gradient, linear,
     linear_input_gradient, linear_weight_gradient, scale_by, tanh, tanh_gradient,

@@ -30,6 +30,7 @@ pub(crate) enum Source {
     Optim,
     Attention,
     AttentionMma,
+    Decode,
 }
 
 /// A kernel: its file, element type and name.
@@ -45,7 +46,7 @@ pub(crate) enum Kind {
 const COMMON: &str = include_str!("../../kernels/common.cuh");
 
 impl Source {
-    const ALL: [Source; 9] = [
+    const ALL: [Source; 10] = [
         Source::Elementwise,
         Source::Norm,
         Source::Rows,
@@ -55,6 +56,7 @@ impl Source {
         Source::Optim,
         Source::Attention,
         Source::AttentionMma,
+        Source::Decode,
     ];
 
     fn text(self) -> &'static str {
@@ -68,6 +70,7 @@ impl Source {
             Source::Optim => include_str!("../../kernels/optim.cu"),
             Source::Attention => include_str!("../../kernels/attention.cu"),
             Source::AttentionMma => include_str!("../../kernels/attention_mma.cu"),
+            Source::Decode => include_str!("../../kernels/decode.cu"),
         }
     }
 

@@ -18,7 +18,7 @@ mod stacked;
 
 pub use attention::{Attended, Attention, attention, attention_gradient};
 pub use biased::{bias_gelu, bias_gelu_gradient, bias_layer_norm, defers_bias};
-pub use decode::{TopClasses, top_log_softmax};
+pub use decode::{CacheAttention, TopClasses, attend_rows, top_log_softmax};
 pub use elementwise::{Gelu, add, add_into, dropout, gelu, gelu_gradient, scale_by, tanh, tanh_gradient, zero_many};
 pub use embed::{embed, embed_gradient, gather_rows, scatter_rows};
 pub use linear::{column_sum_into, linear, linear_input_gradient, linear_weight_gradient};

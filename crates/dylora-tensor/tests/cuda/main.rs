@@ -5,6 +5,7 @@
 //! and attention also rounds probabilities and their gradients. Without a GPU every test says so and passes.
 #![allow(clippy::print_stderr)]
 
+mod decode;
 mod support;
 
 use dylora_tensor::ops::{
