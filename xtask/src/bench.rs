@@ -3,13 +3,14 @@
 
 use crate::run::{self, Done};
 
-/// `bench kernels ARGS` and `bench metrics ARGS` are `cargo bench` of one target, `bench gpu` is a table; everything else is
-/// `dylora bench ARGS`.
+/// `bench kernels ARGS` and `bench metrics ARGS` are `cargo bench` of one target, `bench gpu` and `bench generate` are tables;
+/// everything else is `dylora bench ARGS`.
 pub(crate) fn run(args: &[String]) -> Done {
     match args.split_first() {
         Some((first, rest)) if first == "kernels" => target("dylora-tensor", "kernels", rest),
         Some((first, rest)) if first == "metrics" => target("dylora-tasks", "text_metrics", rest),
         Some((first, rest)) if first == "gpu" => crate::gpu::run(rest),
+        Some((first, rest)) if first == "generate" => crate::generate::run(rest),
         _ => run::dylora("bench", args),
     }
 }

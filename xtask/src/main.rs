@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod generate;
 mod gpu;
 mod reproduce;
 mod run;
@@ -23,6 +24,7 @@ usage: cargo xtask COMMAND
   reproduce ARGS    dylora reproduce ARGS, in release mode
   bench ARGS        dylora bench ARGS, in release mode
   bench gpu         training steps on a GPU, and PyTorch's beside them where python3 has torch
+  bench generate    texts by beam search, and transformers' beside them where python3 has it
   bench kernels     the kernel benchmarks of dylora-tensor (further ARGS go to cargo bench)";
 
 fn main() -> ExitCode {

@@ -5,6 +5,7 @@
 //! 5.24's `generate` for one prompt at a time.
 
 mod beam;
+mod bench;
 mod sample;
 
 use dylora_nn::{Decoder, Feed, Gpt2LanguageModel};
@@ -12,6 +13,7 @@ use dylora_nn::{Decoder, Feed, Gpt2LanguageModel};
 use crate::error::{Error, Result};
 
 pub use beam::EarlyStopping;
+pub use bench::{GenerateBench, GenerateReport};
 pub use sample::Sampling;
 
 /// How the next token is chosen.
