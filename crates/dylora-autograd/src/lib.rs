@@ -52,3 +52,8 @@ pub use sink::{GradSink, Input};
 pub use slice::{GradMask, RankSlice, SliceCell};
 pub use tape::Tape;
 pub use var::Var;
+
+/// The code of the README is run with the other doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -107,3 +107,8 @@ pub use optim::{AdamW, AdamWForm, AdamWSettings};
 pub use sampler::{Distribution, RankSampler};
 pub use schedule::LinearWarmup;
 pub use tensor::ops::Gelu;
+
+/// The code of the README is run with the other doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

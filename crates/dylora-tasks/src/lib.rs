@@ -19,18 +19,40 @@
 //! | nothing to tasks and an encoder | [`mini`] | the files that `reproduce glue` runs on by default |
 //! | a look at a file before anyone trains on it | [`check`] | [`check::CheckReport`] |
 //!
-//! ```no_run
-//! use dylora_tasks::{glue, pack, task::Split, tokens::TokenizerSource};
-//! # fn main() -> dylora_tasks::Result<()> {
-//! let mrpc = glue::find("mrpc")?;
-//! let rows = mrpc.load("glue_data".as_ref(), Split::Dev)?;
-//! let tokenizer = TokenizerSource::from_model_dir("roberta-base".as_ref())?;
-//! let encoded = tokenizer.encode_examples(&rows, 512)?;
-//! let labels: Vec<_> = rows.iter().map(|row| row.label).collect();
-//! let order: Vec<usize> = (0..rows.len()).collect();
-//! // RoBERTa counts positions from 2.
-//! let batches = pack::pack(&encoded, &labels, &order, 2, 8192)?;
-//! # drop(batches); Ok(())
+//! A run from start to end: an own csv file, the small encoder that is part of this crate, one adapter read at two ranks.
+//!
+//! ```
+//! use dylora_tasks::evaluate::TrainedModel;
+//! use dylora_tasks::settings::{DataSource, TrainSettings};
+//! use dylora_tasks::tabular::Columns;
+//! use dylora_tasks::task::Split;
+//! use dylora_tasks::train::{Outcome, RunOptions, train};
+//! use dylora_tasks::mini;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let (model, file, run) = (dir.path().join("model"), dir.path().join("own.csv"), dir.path().join("run"));
+//! mini::write_model(&model)?; // or a directory with RoBERTa, BERT, ..
+//! std::fs::write(&file, "text,label\nA fine day.,good\nA bad day.,bad\nA fine meal.,good\nA bad meal.,bad\n")?;
+//!
+//! let data = DataSource::Files {
+//!     train: file.clone(),
+//!     dev: file,
+//!     columns: Columns::parse("text", Some("label"), false)?,
+//! };
+//! let settings = TrainSettings { epochs: 2, batch_size: 2, rank: 4, ..TrainSettings::new("csv", &model, data) };
+//! let Outcome::Finished(record) = train(&settings, &run, RunOptions::default(), &mut ())? else {
+//!     return Err("nothing asked it to stop".into());
+//! };
+//! assert_eq!(record.ranks.len(), 4); // every rank is evaluated
+//!
+//! let trained = TrainedModel::open(&run, None)?;
+//! let rows = trained.prepare(&trained.rows(Split::Dev, None)?)?;
+//! for rank in [1, 4] {
+//!     let logits = trained.classifier.logits(&rows, Some(rank), 8192, |_| ())?;
+//!     assert_eq!(logits.len(), 4 * 2); // rows x classes
+//! }
+//! # Ok(())
 //! # }
 //! ```
 //!
@@ -79,3 +101,8 @@ mod workers;
 
 pub use dylora_nn as nn;
 pub use error::{Error, Result};
+
+/// The code of the README is run with the other doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -49,3 +49,8 @@ pub use segments::Segments;
 pub use shape::MAX_RANK;
 pub use step::{Pass, PassInput, PassRanks, PassValues, Ran, StepCache, StepKey};
 pub use tensor::{Later, Tensor};
+
+/// The code of the README is run with the other doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
