@@ -1,5 +1,8 @@
 //! What the tests that span several crates share: tiny models whose weights are all random, and packed inputs.
 
+#[cfg(doctest)]
+mod book;
+
 use dylora_nn::autograd::Parameter;
 use dylora_nn::tensor::{DType, Device, Purpose, Segments, Stream, Tensor};
 use dylora_nn::{

@@ -1,4 +1,4 @@
-//! Tasks of this repository: `cargo xtask test | tidy | reproduce | bench`.
+//! Tasks of this repository: `cargo xtask test | tidy | reproduce | bench | book`.
 //!
 //! The binary uses the standard library only and depends on no crate of the workspace: it starts `cargo` and release
 //! binaries, so it compiles in seconds and nothing is ever trained in a debug build.
@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod book;
 mod generate;
 mod gpu;
 mod reproduce;
@@ -25,7 +26,8 @@ usage: cargo xtask COMMAND
   bench ARGS        dylora bench ARGS, in release mode
   bench gpu         training steps on a GPU, and PyTorch's beside them where python3 has torch
   bench generate    texts by beam search, and transformers' beside them where python3 has it
-  bench kernels     the kernel benchmarks of dylora-tensor (further ARGS go to cargo bench)";
+  bench kernels     the kernel benchmarks of dylora-tensor (further ARGS go to cargo bench)
+  book [build]      the book in docs/, built and served by mdbook; with `build`, only built into target/book";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(&rest),
         Some("reproduce") => reproduce::run(&rest),
         Some("bench") => bench::run(&rest),
+        Some("book") => book::run(&rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
