@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use dylora_nn::autograd::{RankSlice, Tape};
 use dylora_nn::tensor::{DType, Device, Segments, Tensor};
-use dylora_nn::{AdapterSettings, Checkpoint, Ctx, EncoderConfig, Inputs, SequenceClassifier, save_tensors};
+use dylora_nn::{AdapterSettings, Checkpoint, Ctx, EncoderConfig, Inputs, Selected, SequenceClassifier, save_tensors};
 
 /// `config.json` of a RoBERTa with two layers of width 8.
 const CONFIG: &str = r#"{
@@ -46,7 +46,7 @@ fn packed(device: &Device, config: &EncoderConfig, texts: &[&[i32]]) -> Result<I
         ids: row(&ids)?,
         positions: row(&positions)?,
         segments: Segments::new(device, &lengths)?,
-        first_rows: row(&first_rows)?,
+        first: Selected::one_each(row(&first_rows)?)?,
     })
 }
 
