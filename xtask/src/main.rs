@@ -1,4 +1,4 @@
-//! Tasks of this repository: `cargo xtask test | tidy | reproduce | bench | book`.
+//! Tasks of this repository: `cargo xtask test | tidy | reproduce | bench | book | package`.
 //!
 //! The binary uses the standard library only and depends on no crate of the workspace: it starts `cargo` and release
 //! binaries, so it compiles in seconds and nothing is ever trained in a debug build.
@@ -10,6 +10,7 @@ mod bench;
 mod book;
 mod generate;
 mod gpu;
+mod package;
 mod reproduce;
 mod run;
 mod test;
@@ -27,7 +28,8 @@ usage: cargo xtask COMMAND
   bench gpu         training steps on a GPU, and PyTorch's beside them where python3 has torch
   bench generate    texts by beam search, and transformers' beside them where python3 has it
   bench kernels     the kernel benchmarks of dylora-tensor (further ARGS go to cargo bench)
-  book [build]      the book in docs/, built and served by mdbook; with `build`, only built into target/book";
+  book [build]      the book in docs/, built and served by mdbook; with `build`, only built into target/book
+  package           the libraries as packages, and the oldest Rust (--verify also builds each from its package)";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Some("reproduce") => reproduce::run(&rest),
         Some("bench") => bench::run(&rest),
         Some("book") => book::run(&rest),
+        Some("package") => package::run(&rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
