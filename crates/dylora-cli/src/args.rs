@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dylora_tasks::device::{self, DeviceChoice};
 use dylora_tasks::nn::{AdapterInit, Distribution, Objective, Target, Update};
 use dylora_tasks::settings::{Optimizer, Precision, TrainSettings};
@@ -17,6 +18,15 @@ where
     T::Err: Display,
 {
     text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// One of some words; the error says which there are and which is nearest, and completions know them.
+pub(crate) fn choice<T>(words: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + Clone + Send + Sync + 'static,
+    T::Err: Display,
+{
+    PossibleValuesParser::new(words).try_map(|text| word::<T>(&text))
 }
 
 /// Settings of training, under the names of the fields. What is not given keeps its default.
@@ -33,10 +43,10 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "X")]
     alpha: Option<f64>,
     /// Layers with an adapter, of query,key,value,attention_output,intermediate,output [default: query,value]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = word::<Target>)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = choice::<Target>(Target::ALL.iter().map(|word| word.name())))]
     targets: Option<Vec<Target>>,
     /// How adapters start: kaiming-uniform or gaussian [default: kaiming-uniform]
-    #[arg(long, value_name = "WORD", value_parser = word::<AdapterInit>)]
+    #[arg(long, value_name = "WORD", value_parser = choice::<AdapterInit>(AdapterInit::ALL.iter().map(|word| word.name())))]
     adapter_init: Option<AdapterInit>,
     /// Dropout on the input of adapters [default: 0]
     #[arg(long, value_name = "P")]
@@ -45,13 +55,13 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "WORD", value_parser = word::<Distribution>)]
     distribution: Option<Distribution>,
     /// What the optimizer moves: slice (the ranks in use) or dense (whole matrices) [default: slice; reproduce: dense]
-    #[arg(long, value_name = "WORD", value_parser = word::<Update>)]
+    #[arg(long, value_name = "WORD", value_parser = choice::<Update>(Update::ALL.iter().map(|word| word.name())))]
     update: Option<Update>,
     /// individual (one rank a step) or summation (all ranks in every step) [default: individual]
-    #[arg(long, value_name = "WORD", value_parser = word::<Objective>)]
+    #[arg(long, value_name = "WORD", value_parser = choice::<Objective>(Objective::ALL.iter().map(|word| word.name())))]
     objective: Option<Objective>,
     /// Form of AdamW: torch or huggingface4 [default: torch; reproduce: huggingface4]
-    #[arg(long, value_name = "WORD", value_parser = word::<Optimizer>)]
+    #[arg(long, value_name = "WORD", value_parser = choice::<Optimizer>(["torch", "huggingface4"]))]
     optimizer: Option<Optimizer>,
     /// Decay of AdamW's first moment [default: 0.9]
     #[arg(long, value_name = "X")]
@@ -99,7 +109,7 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "N")]
     max_train_rows: Option<usize>,
     /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32; on a GPU bf16, and tf32 for --method full]
-    #[arg(long, value_name = "WORD", value_parser = word::<Precision>)]
+    #[arg(long, value_name = "WORD", value_parser = choice::<Precision>(["f32", "f64", "tf32", "bf16"]))]
     precision: Option<Precision>,
 }
 

@@ -3,18 +3,20 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use dylora_tasks::check;
+use dylora_tasks::check::{self, Lengths};
 use dylora_tasks::generation::{self, GenerationTask, SplitReport};
 use dylora_tasks::glue;
 use dylora_tasks::mini;
-use dylora_tasks::prepare::OWN_TASKS;
+use dylora_tasks::prepare::{OWN_TASKS, Prepared};
 use dylora_tasks::pretrain::Architecture;
-use dylora_tasks::tabular::Columns;
+use dylora_tasks::tabular::{self, Columns};
 use dylora_tasks::task::Split;
+use dylora_tasks::tokens::TokenizerSource;
 
 use crate::args::word;
 use crate::failure::{Failure, print, print_json};
 use crate::fetch::{self, Bar};
+use crate::progress::percent;
 
 /// Flags of `dylora data`.
 #[derive(clap::Args)]
@@ -38,7 +40,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct CheckArgs {
-    /// A GLUE task; e2e, dart or webnlg; or csv, tsv, jsonl for your own file
+    /// A GLUE task; e2e, dart or webnlg; or csv, tsv, jsonl, parquet for your own file
     #[arg(long)]
     task: String,
     /// train, dev, dev-mismatched or test; without it train, or every split of e2e, dart and webnlg
@@ -59,6 +61,9 @@ struct CheckArgs {
     /// Own files: labels are numbers to predict, not classes
     #[arg(long, requires = "file")]
     regression: bool,
+    /// Count lengths in the tokens of this model directory, not in words
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -267,6 +272,15 @@ fn describe(report: &SplitReport, lines: &mut Vec<String>) {
     lines.extend(report.remarks.iter().map(|remark| format!("    {remark}")));
 }
 
+/// A report, with lengths where a tokenizer was given.
+#[derive(serde::Serialize)]
+struct Checked {
+    #[serde(flatten)]
+    report: check::CheckReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lengths: Option<Lengths>,
+}
+
 fn run_check(args: &CheckArgs) -> Result<(), Failure> {
     if let Some(&task) = generation::TASKS
         .iter()
@@ -275,13 +289,13 @@ fn run_check(args: &CheckArgs) -> Result<(), Failure> {
         return check_generation(task, args);
     }
     let split = args.split.unwrap_or(Split::Train);
-    let report = if OWN_TASKS.contains(&args.task.as_str()) {
+    let (task, rows) = if OWN_TASKS.contains(&args.task.as_str()) {
         let (Some(file), Some(text)) = (&args.file, &args.text) else {
             return Err(Failure::Message(
                 "--file and --text are needed for your own files".to_owned(),
             ));
         };
-        check::own(file, &Columns::parse(text, args.label.as_deref(), args.regression)?)?
+        tabular::load_train(file, &Columns::parse(text, args.label.as_deref(), args.regression)?)?
     } else {
         let task = glue::find(&args.task)?;
         let path = match (&args.file, &args.data) {
@@ -289,14 +303,27 @@ fn run_check(args: &CheckArgs) -> Result<(), Failure> {
             (None, Some(data)) => task.path(data, split)?,
             (None, None) => return Err(Failure::Message("--data or --file is needed".to_owned())),
         };
-        check::glue(task, &path, split)?
+        (task.task(), task.load_file(&path, split)?)
+    };
+    let report = check::report(&task, &rows);
+    // In words without a tokenizer, and in no JSON: its shape is fixed.
+    let lengths = match &args.model {
+        Some(model) => {
+            let tokenizer = TokenizerSource::from_model_dir(model)?;
+            Lengths::in_tokens(&Prepared::new(&rows, &tokenizer, usize::MAX)?)
+        }
+        None => Lengths::in_words(&rows),
     };
     if args.json {
-        return print_json(&report);
+        let lengths = lengths.filter(|_| args.model.is_some());
+        return print_json(&Checked { report, lengths });
     }
     let mut text = format!("{}: {} rows", report.task, report.rows);
     for (label, rows) in &report.labels {
-        text.push_str(&format!("\n  {label}: {rows}"));
+        text.push_str(&format!("\n  {label}: {rows} ({})", percent(*rows, report.rows)));
+    }
+    if let Some(lengths) = lengths {
+        text.push_str(&format!("\n  {lengths}"));
     }
     print(&text)
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dylora_tasks::cost::{self, RankCost, Suggestion, Wish};
 use dylora_tasks::evaluate::{TrainedModel, evaluate};
 use dylora_tasks::record::RankScores;
 use dylora_tasks::task::Split;
@@ -29,6 +30,12 @@ pub(crate) struct Args {
     /// Where the base model is now, if it has moved
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Suggest the smallest rank that is at most so many points (hundredths of the first metric) below the best
+    #[arg(long, value_name = "POINTS", default_value_t = 0.5, allow_negative_numbers = true)]
+    tolerance: f64,
+    /// Suggest no rank whose adapter and head take more bytes
+    #[arg(long, value_name = "N")]
+    max_bytes: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,10 +47,18 @@ pub(crate) struct Args {
 struct Report<'a> {
     task: &'a str,
     ranks: &'a [RankScores],
+    costs: &'a [RankCost],
+    suggestion: Option<&'a Suggestion>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.device.check()?;
+    if args.tolerance.is_nan() || args.tolerance < 0.0 {
+        return Err(Failure::Message(format!(
+            "--tolerance {} is not a number of 0 or more",
+            args.tolerance
+        )));
+    }
     let mut progress = Progress::new()?;
     let model = TrainedModel::open(&args.run, args.model.as_deref())?;
     let ranks = model.ranks(args.ranks.as_ref().map_or(&[][..], |ranks| &ranks.0))?;
@@ -65,14 +80,33 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         model.settings.token_budget,
         &mut progress,
     )?;
+    let rows = prepared
+        .first()
+        .map(|(_, rows)| rows)
+        .ok_or_else(|| Failure::Message("no rows".to_owned()))?;
+    let costs = cost::costs(&model, rows, &ranks)?;
+    let wish = Wish {
+        tolerance: args.tolerance,
+        max_bytes: args.max_bytes,
+    };
+    let suggestion = cost::suggest(&scores, &costs, wish);
     progress.clear();
     if args.json {
         print_json(&Report {
             task: &model.task.name,
             ranks: &scores,
+            costs: &costs,
+            suggestion: suggestion.as_ref(),
         })
     } else {
-        print(&as_text(&scores))
+        let mut lines: Vec<String> = as_text(&scores)
+            .lines()
+            .zip(&costs)
+            .map(|(line, cost)| format!("{line}  {}", priced(cost)))
+            .collect();
+        lines.extend(chart(&scores));
+        lines.push(advice(suggestion.as_ref(), wish));
+        print(&lines.join("\n"))
     }
 }
 
@@ -88,4 +122,85 @@ pub(crate) fn as_text(ranks: &[RankScores]) -> String {
         format!("rank {:<5} {}", row.rank.to_string(), scores.join("  "))
     };
     ranks.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What a rank costs, in words.
+fn priced(cost: &RankCost) -> String {
+    format!(
+        "{} parameters  {} bytes  {:.2} ms a row",
+        cost.parameters, cost.adapter_bytes, cost.latency_ms
+    )
+}
+
+/// Characters of the longest bar.
+const BAR: usize = 40;
+
+/// The first metric as bars from the worst rank to the best; nothing for a single rank.
+fn chart(scores: &[RankScores]) -> Vec<String> {
+    let Some((metric, _)) = scores.first().and_then(|row| row.scores.0.first()) else {
+        return Vec::new();
+    };
+    let values: Vec<f64> = scores.iter().filter_map(|row| row.scores.get(metric)).collect();
+    let known = values.iter().copied().filter(|value| value.is_finite());
+    let (low, high) = known.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
+    if scores.len() < 2 || low > high {
+        return Vec::new();
+    }
+    let mut lines = vec![String::new(), format!("{metric} from {low:.4} to {high:.4}")];
+    for (row, value) in scores.iter().zip(values) {
+        let share = if high > low { (value - low) / (high - low) } else { 1.0 };
+        // A bar of one character stands for the worst; none for what is not a number.
+        let length = if value.is_finite() {
+            1 + (share * (BAR - 1) as f64).round() as usize
+        } else {
+            0
+        };
+        lines.push(format!(
+            "{:>5} {:<BAR$} {value:.4}",
+            row.rank.to_string(),
+            "#".repeat(length)
+        ));
+    }
+    lines
+}
+
+/// The sentence about the rank to take.
+fn advice(suggestion: Option<&Suggestion>, wish: Wish) -> String {
+    let Some(found) = suggestion else {
+        return "\nno rank to suggest: none is small enough or has a number".to_owned();
+    };
+    let within = wish
+        .max_bytes
+        .map(|most| format!(" of those within {most} bytes"))
+        .unwrap_or_default();
+    format!(
+        "\nsuggested rank: {} ({} {:.4}, at most {} points below the best{within}, {:.4} at rank {}; {} bytes)",
+        found.rank, found.metric, found.value, wish.tolerance, found.best_value, found.best, found.adapter_bytes
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dylora_tasks::record::{RankName, Scores};
+
+    fn rows(values: &[f64]) -> Vec<RankScores> {
+        let row = |(index, value): (usize, &f64)| RankScores {
+            rank: RankName::At(index + 1),
+            scores: Scores(vec![("accuracy".to_owned(), *value)]),
+        };
+        values.iter().enumerate().map(row).collect()
+    }
+
+    #[test]
+    fn bars_run_from_the_worst_rank_to_the_best() {
+        let lines = chart(&rows(&[0.5, 0.75, 1.0, f64::NAN]));
+        assert_eq!(lines[1], "accuracy from 0.5000 to 1.0000");
+        let lengths: Vec<usize> = lines[2..].iter().map(|line| line.matches('#').count()).collect();
+        assert_eq!(lengths, [1, 21, BAR, 0]);
+        assert_eq!(chart(&rows(&[0.5, 0.5]))[2].matches('#').count(), BAR);
+        assert!(chart(&rows(&[0.5])).is_empty() && chart(&rows(&[f64::NAN; 2])).is_empty());
+    }
 }

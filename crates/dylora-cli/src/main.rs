@@ -5,12 +5,15 @@
 
 mod args;
 mod bench;
+mod config_file;
 mod data;
 mod embedded;
 mod eval;
+mod export;
 mod failure;
 mod fetch;
 mod generate;
+mod inspect;
 mod plan_progress;
 mod predict;
 mod pretrain;
@@ -18,11 +21,12 @@ mod profile;
 mod progress;
 mod reproduce;
 mod score;
+mod shell;
 mod train;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
@@ -47,6 +51,10 @@ enum Command {
     Predict(predict::Args),
     /// Texts that a finished run of --task text writes after contexts
     Generate(generate::Args),
+    /// A run's adapter for PEFT, or the model with the adapter merged into it
+    Export(export::Args),
+    /// What is in a run, a model, an adapter or a checkpoint
+    Inspect(inspect::Args),
     /// Metrics of predictions in a file
     Score(score::Args),
     /// Look at data files, or get those of the paper
@@ -55,10 +63,18 @@ enum Command {
     Reproduce(reproduce::Args),
     /// Measure speed and memory
     Bench(bench::Args),
+    /// A completion script for a shell, on stdout
+    Completions(shell::CompletionsArgs),
+    /// Manual pages
+    Man(shell::ManArgs),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let args = match config_file::expand(std::env::args_os().collect(), &Cli::command()) {
+        Ok(args) => args,
+        Err(failure) => return failure.report(),
+    };
+    let result = match Cli::parse_from(args).command {
         Command::Train(args) => train::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Eval(args) => eval::run(&args),
@@ -68,6 +84,10 @@ fn main() -> ExitCode {
         Command::Data(args) => data::run(&args),
         Command::Reproduce(args) => reproduce::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Completions(args) => shell::completions(&args, Cli::command()),
+        Command::Man(args) => shell::man(&args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,16 +1,20 @@
 //! `dylora predict`.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use dylora_tasks::evaluate::TrainedModel;
-use dylora_tasks::metric::argmax;
+use dylora_tasks::evaluate::{Prediction, TrainedModel};
 use dylora_tasks::prepare::task_name;
 use dylora_tasks::run_dir::write_text;
-use dylora_tasks::task::{Head, Label, Split};
+use dylora_tasks::task::Split;
 
 use crate::args::{DeviceArgs, word};
-use crate::failure::{Failure, print};
+use crate::failure::Failure;
+
+/// The most rows of a pipe that are predicted at a time.
+const BLOCK: usize = 1024;
 
 /// Flags of `dylora predict`.
 #[derive(clap::Args)]
@@ -24,10 +28,10 @@ pub(crate) struct Args {
     /// The run's task, to be sure that it is the one you mean
     #[arg(long)]
     task: Option<String>,
-    /// train, dev, dev-mismatched or test
-    #[arg(long, value_name = "SPLIT", default_value = "dev", value_parser = word::<Split>)]
-    split: Split,
-    /// A file with rows laid out as the split is, in place of the data that the run was trained on
+    /// train, dev, dev-mismatched or test [default: dev; test, which has no labels, for --file -]
+    #[arg(long, value_name = "SPLIT", value_parser = word::<Split>)]
+    split: Option<Split>,
+    /// A file with rows laid out as the split is, in place of the data that the run was trained on; - reads a pipe and answers as rows come
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Where the base model is now, if it has moved
@@ -51,26 +55,74 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             model.task.name
         )));
     }
-    let rank = match args.rank {
-        Some(rank) => model.ranks(&[rank])?.pop().flatten(),
-        None => model.ranks(&[])?.pop().flatten(),
-    };
-    let rows = model.prepare(&model.rows(args.split, args.file.as_deref())?)?;
-    let logits = model
-        .classifier
-        .logits(&rows, rank, model.settings.token_budget, |_| ())?;
-    let mut text = String::from("index\tprediction\tlogits\n");
-    for (index, row) in logits.chunks_exact(model.task.head.num_labels()).enumerate() {
-        let prediction = match model.task.head {
-            Head::Classify(_) => model.task.label_text(Label::Class(argmax(row))),
-            Head::Regress => row[0].to_string(),
-        };
-        let logits: Vec<_> = row.iter().map(f64::to_string).collect();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{index}\t{prediction}\t{}", logits.join(" "));
+    // Before anything is read.
+    model.ranks(args.rank.as_slice())?;
+    let mut table = Table::default();
+    match args.file.as_deref() {
+        Some(file) if file == Path::new("-") => {
+            let split = args.split.unwrap_or(Split::Test);
+            let mut rows = model.stream(split, Box::new(io::stdin()))?;
+            let mut out = args.out.is_none().then(|| io::stdout().lock());
+            loop {
+                let rows = rows.next_rows(BLOCK)?;
+                if rows.is_empty() {
+                    break;
+                }
+                table.timed(rows.len(), || Ok(model.predict(&rows, args.rank)?))?;
+                if let Some(out) = &mut out {
+                    out.write_all(std::mem::take(&mut table.text).as_bytes())?;
+                    out.flush()?;
+                }
+            }
+        }
+        file => {
+            let rows = model.rows(args.split.unwrap_or(Split::Dev), file)?;
+            table.timed(rows.len(), || Ok(model.predict(&rows, args.rank)?))?;
+        }
     }
     match &args.out {
-        Some(path) => Ok(write_text(path, &text)?),
-        None => print(text.trim_end_matches('\n')),
+        Some(path) => write_text(path, &table.text)?,
+        None => {
+            let mut out = io::stdout().lock();
+            out.write_all(table.text.as_bytes())?;
+            out.flush()?;
+        }
+    }
+    anstream::eprintln!(
+        "{} rows in {:.3} s, {:.1} rows a second",
+        table.rows,
+        table.seconds,
+        table.rows as f64 / table.seconds.max(f64::MIN_POSITIVE)
+    );
+    Ok(())
+}
+
+/// Predictions as lines, and how long they took without reading the model.
+#[derive(Default)]
+struct Table {
+    text: String,
+    rows: usize,
+    seconds: f64,
+}
+
+impl Table {
+    fn timed(
+        &mut self,
+        rows: usize,
+        predict: impl FnOnce() -> Result<Vec<Prediction>, Failure>,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let predictions = predict()?;
+        self.seconds += started.elapsed().as_secs_f64();
+        if self.rows == 0 {
+            self.text.push_str("index\tprediction\tlogits\n");
+        }
+        for (index, row) in predictions.iter().enumerate() {
+            let logits: Vec<_> = row.logits.iter().map(f64::to_string).collect();
+            // Writing to a string cannot fail.
+            let _ = writeln!(self.text, "{}\t{}\t{}", self.rows + index, row.label, logits.join(" "));
+        }
+        self.rows += rows;
+        Ok(())
     }
 }

@@ -159,6 +159,11 @@ impl Progress {
     }
 }
 
+/// A share of rows.
+pub(crate) fn percent(part: usize, whole: usize) -> String {
+    format!("{:.1} %", part as f64 * 100.0 / whole.max(1) as f64)
+}
+
 impl Observer for Progress {
     fn event(&mut self, event: &Event<'_>) {
         match *event {
@@ -184,6 +189,34 @@ impl Observer for Progress {
                 ));
                 self.start_bar(steps, done, "steps");
             }
+            Event::Data {
+                labels,
+                lengths,
+                max_length,
+                at_limit,
+            } => {
+                let parts: Vec<_> = labels
+                    .labels
+                    .iter()
+                    .map(|(name, rows)| format!("{name} {rows} ({})", percent(*rows, labels.rows)))
+                    .collect();
+                self.say(&format!("training rows by label: {}", parts.join(", ")));
+                let cut = match at_limit {
+                    0 => String::new(),
+                    rows => format!("; {rows} rows reach the limit of {max_length} and may be cut"),
+                };
+                self.say(&format!("{lengths}{cut}"));
+            }
+            Event::Adapter {
+                path,
+                rank,
+                layers,
+                head,
+            } => self.say(&format!(
+                "starts from {}: rank {rank} on {layers} layers{}",
+                path.display(),
+                if head { ", and its head" } else { "; the head is new" }
+            )),
             Event::Step {
                 step,
                 epoch,

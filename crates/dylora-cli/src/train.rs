@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dylora_tasks::adapter::StartingAdapter;
 use dylora_tasks::nn::Method;
 use dylora_tasks::prepare::task_name;
 use dylora_tasks::run_dir::RunDir;
@@ -10,21 +11,21 @@ use dylora_tasks::tabular::Columns;
 use dylora_tasks::text2text;
 use dylora_tasks::train::{Outcome, RunOptions, resume, train};
 
-use crate::args::{DeviceArgs, SettingsArgs, absolute, word};
+use crate::args::{DeviceArgs, SettingsArgs, absolute, choice};
 use crate::failure::{Failure, print, print_json};
 use crate::progress::Progress;
 
 /// Flags of `dylora train`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A GLUE task (mrpc, rte, cola, ...); csv, tsv, jsonl for your own files; text for a GPT-2 that learns to write
+    /// A GLUE task (mrpc, rte, cola, ...); csv, tsv, jsonl, parquet for your own files; text for a GPT-2 that learns to write
     #[arg(long, required_unless_present = "resume")]
     task: Option<String>,
     /// Directory of the pretrained model: config.json, model.safetensors, tokenizer files
     #[arg(long, value_name = "DIR", required_unless_present = "resume")]
     model: Option<PathBuf>,
     /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["train", "dev", "text", "label", "regression"])]
     data: Option<PathBuf>,
     /// Your own file of training rows; for --task text a jsonl file with context and completion
     #[arg(long, value_name = "FILE", requires = "dev", conflicts_with = "data")]
@@ -41,8 +42,11 @@ pub(crate) struct Args {
     /// Labels are numbers to predict, not classes
     #[arg(long, requires = "train")]
     regression: bool,
+    /// Start from this adapter, a PEFT directory or a loralib .safetensors file; rank, alpha and targets are its own unless given
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// lora, dylora, dylora-frozen or full [default: dylora]
-    #[arg(long, value_name = "WORD", value_parser = word::<Method>)]
+    #[arg(long, value_name = "WORD", value_parser = choice::<Method>(Method::ALL.iter().map(|method| method.name())))]
     method: Option<Method>,
     /// Directory for the run; it must be new or empty
     #[arg(long, value_name = "RUN", required_unless_present = "resume")]
@@ -53,6 +57,10 @@ pub(crate) struct Args {
     /// Write a checkpoint every N steps, besides the end of every epoch
     #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
+    /// A TOML file with flags of this command, as a run leaves in its run.toml; flags win over it
+    #[arg(long, value_name = "FILE")]
+    #[expect(dead_code, reason = "read before the command line is parsed")]
+    config: Option<PathBuf>,
     /// Print the record as JSON
     #[arg(long)]
     json: bool,
@@ -82,6 +90,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 return Err(Failure::Message("--task and --model are needed".to_owned()));
             };
             let mut settings = args.defaults(task, model)?;
+            if let Some(adapter) = &args.adapter {
+                StartingAdapter::read(&absolute(adapter)?, model)?.suggest(&mut settings);
+            }
             args.apply(&mut settings)?;
             if !args.settings.names_precision() {
                 settings.precision = settings.precision.that_learns(settings.method);
@@ -132,6 +143,9 @@ impl Args {
         }
         if let Some(data) = self.data()? {
             settings.data = data;
+        }
+        if let Some(adapter) = &self.adapter {
+            settings.initial_adapter = Some(absolute(adapter)?);
         }
         settings.method = self.method.unwrap_or(settings.method);
         settings.seed = self.seed.unwrap_or(settings.seed);

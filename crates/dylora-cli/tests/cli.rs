@@ -195,7 +195,7 @@ fn bad_input_is_one_sentence_and_a_status() -> TestResult {
     for (flags, expected) in [
         (["--method", "dilora"], "lora, dylora, dylora-frozen, full"),
         (["--targets", "query,quay"], "query, key, value"),
-        (["--precision", "f16"], "f32, f64, tf32 or bf16"),
+        (["--precision", "f16"], "f32, f64, tf32, bf16"),
     ] {
         let output = train(&fixture, "bad", &flags);
         assert_eq!(output.status.code(), Some(2));
@@ -333,7 +333,10 @@ fn data_check_counts_or_names_the_line() -> TestResult {
     let own = [
         "data", "check", "--task", "csv", "--file", &file, "--text", "text", "--label", "mood",
     ];
-    assert_eq!(stdout(&dylora(own)), "csv: 2 rows\n  bad: 1\n  good: 1\n");
+    assert_eq!(
+        stdout(&dylora(own)),
+        "csv: 2 rows\n  bad: 1 (50.0 %)\n  good: 1 (50.0 %)\n  1 to 2 words a row, half up to 1, 95 of 100 up to 2\n"
+    );
     fs::write(&file, "text,mood\na,good\nb\n")?;
     let message = sentence(&dylora(own), 1);
     assert!(

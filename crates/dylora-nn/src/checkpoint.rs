@@ -191,6 +191,13 @@ impl Checkpoint {
         self.tensors.get(name).map(|stored| stored.shape.as_slice())
     }
 
+    /// How a tensor is stored, if there is such a tensor: the type of its elements as the format names it, and its bytes.
+    pub fn stored_as(&self, name: &str) -> Option<(String, usize)> {
+        let stored = self.tensors.get(name)?;
+        let bits = stored.shape.iter().product::<usize>() * stored.dtype.bitsize();
+        Some((stored.dtype.to_string(), bits / 8))
+    }
+
     /// The texts stored beside the tensors.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::nearest::hint;
+
 /// Everything this crate reports instead of panicking. Lines count from 1, the header included.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -107,7 +109,7 @@ pub enum Error {
         message: String,
     },
     /// A task name that is not in the table.
-    #[error("unknown task {name:?}; the tasks are {known}")]
+    #[error("unknown task {name:?}; the tasks are {known}{}", hint(name, known.split(", ")))]
     UnknownTask {
         /// The name asked for.
         name: String,
@@ -230,6 +232,20 @@ impl Error {
             argument: argument.into(),
             message: message.into(),
         }
+    }
+
+    /// The same error of a row that stands on line `to` of a longer text, not on line `from`.
+    pub(crate) fn moved(mut self, from: usize, to: usize) -> Error {
+        if let Error::MissingColumn { line, .. }
+        | Error::FieldCount { line, .. }
+        | Error::NotUtf8 { line, .. }
+        | Error::Label { line, .. }
+        | Error::Malformed { line, .. } = &mut self
+            && *line == from
+        {
+            *line = to;
+        }
+        self
     }
 
     /// An [`Error::File`].

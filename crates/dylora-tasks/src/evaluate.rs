@@ -7,13 +7,14 @@ use dylora_nn::{Checkpoint, EncoderConfig};
 use crate::classifier::Classifier;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::metric::{self, Predictions};
+use crate::metric::{self, Predictions, argmax};
 use crate::prepare::{Prepared, rows_for};
 use crate::progress::{Event, Observer};
 use crate::record::{RankName, RankScores, Scores};
 use crate::run_dir::RunDir;
 use crate::settings::{DataSource, TrainSettings};
-use crate::task::{Example, Split, Task};
+use crate::stream::RowStream;
+use crate::task::{Example, Head, Label, Split, Task};
 use crate::tokens::TokenizerSource;
 
 /// Metrics of a classifier on labelled splits, at each rank (`None`: a model without adapters).
@@ -64,6 +65,15 @@ fn suffix(split: Split) -> String {
     split.name().trim_start_matches("dev-").replace('-', "_")
 }
 
+/// What a model says of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// The class by its name, or the score.
+    pub label: String,
+    /// The numbers behind it: one for each class, or the score.
+    pub logits: Vec<f64>,
+}
+
 /// A finished run's model, ready to read texts.
 pub struct TrainedModel {
     /// The run's settings.
@@ -101,11 +111,16 @@ impl TrainedModel {
         let task = run.task()?;
         let config = EncoderConfig::from_file(&run.model().join("config.json"))?;
         let tokenizer = TokenizerSource::from_model_dir(&run.model())?;
+        let source = match settings.adapter() {
+            Some(_) => Some(settings.base(base)?),
+            None => None,
+        };
         let classifier = Classifier::new(
             &config,
             task.head,
             settings.adapter().as_ref(),
-            Some(base.unwrap_or(&settings.model)),
+            // A run that trained every weight has them all itself.
+            source.as_deref(),
             device::to_use(settings.precision),
             settings.seed,
         )?;
@@ -152,6 +167,55 @@ impl TrainedModel {
     /// The first thing wrong with the file, with its line.
     pub fn rows(&self, split: Split, file: Option<&Path>) -> Result<Vec<Example>> {
         rows_for(&self.settings, &self.task, split, file)
+    }
+
+    /// What the model says of rows at a rank; `None` is the largest.
+    ///
+    /// # Errors
+    /// If the rank is not one of the run's, or a row cannot be tokenised.
+    pub fn predict(&self, rows: &[Example], rank: Option<usize>) -> Result<Vec<Prediction>> {
+        let rank = match rank {
+            Some(rank) => self.ranks(&[rank])?.pop().flatten(),
+            None => self.ranks(&[])?.pop().flatten(),
+        };
+        let rows = self.prepare(rows)?;
+        let logits = self
+            .classifier
+            .logits(&rows, rank, self.settings.token_budget, |_| ())?;
+        let prediction = |logits: &[f64]| Prediction {
+            label: match self.task.head {
+                Head::Classify(_) => self.task.label_text(Label::Class(argmax(logits))),
+                Head::Regress => logits[0].to_string(),
+            },
+            logits: logits.to_vec(),
+        };
+        Ok(logits
+            .chunks_exact(self.task.head.num_labels())
+            .map(prediction)
+            .collect())
+    }
+
+    /// [`TrainedModel::predict`] of texts; the second of a row is that of a pair.
+    ///
+    /// # Errors
+    /// As [`TrainedModel::predict`].
+    pub fn predict_texts(&self, texts: &[(&str, Option<&str>)], rank: Option<usize>) -> Result<Vec<Prediction>> {
+        let row = |(index, (first, second)): (usize, &(&str, Option<&str>))| Example {
+            guid: index.to_string(),
+            text_a: (*first).to_owned(),
+            text_b: second.map(str::to_owned),
+            label: Label::None,
+        };
+        let rows: Vec<Example> = texts.iter().enumerate().map(row).collect();
+        self.predict(&rows, rank)
+    }
+
+    /// Rows of a split as they come from a pipe.
+    ///
+    /// # Errors
+    /// As [`RowStream::new`].
+    pub fn stream(&self, split: Split, input: Box<dyn std::io::Read + Send>) -> Result<RowStream> {
+        RowStream::new(&self.settings, &self.task, split, input)
     }
 
     /// Tokenises rows as in training.

@@ -223,9 +223,18 @@ impl GlueTask {
     /// The first malformed row or header, with its line: wrong number of fields, unknown label, not UTF-8, empty file, no
     /// data rows, a missing or repeated column.
     pub fn load_file(&self, path: &Path, split: Split) -> Result<Vec<Example>> {
-        let text = tsv::read_text(path)?;
+        self.parse(path, &tsv::read_text(path)?, split)
+    }
+
+    /// Whether files of this split begin with the names of their columns.
+    pub(crate) fn has_header(&self, split: Split) -> bool {
+        self.headerless.is_none() || split == Split::Test
+    }
+
+    /// [`GlueTask::load_file`] of a text that `path` stands for.
+    pub(crate) fn parse(&self, path: &Path, text: &str, split: Split) -> Result<Vec<Example>> {
         let headerless = self.headerless.filter(|_| split != Split::Test);
-        let table = Table::new(path, &text, headerless.is_none())?;
+        let table = Table::new(path, text, headerless.is_none())?;
         let columns = headerless.unwrap_or(table.columns());
         let column = |name| tsv::find_column(path, columns, name);
         let text_a = column(self.text_a)?;

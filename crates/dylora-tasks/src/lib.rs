@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | file to rows | [`glue`], [`tabular`] (over [`tsv`]) | [`task::Example`] |
 //! | the same of a generation task, and prompts to ids | [`generation`] | [`generation::Corpus`], [`generation::prompt::EncodedPair`] |
+//! | rows from a pipe, as they come | [`stream`] | [`task::Example`] |
 //! | text to ids | [`tokens`] | [`tokens::Encoded`] |
 //! | ids to batches without padding | [`pack`] | [`pack::PackedBatch`] |
 //! | batches to logits | [`classifier`] | logits |
@@ -17,6 +18,7 @@
 //! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
 //! | text alone to a model directory | [`pretrain`] | an encoder, a tokenizer, [`pretrain::PretrainRecord`] |
 //! | nothing to tasks and an encoder | [`mini`] | the files that `reproduce glue` runs on by default |
+//! | a run to PEFT's files or a merged model, and such an adapter to a run's start | [`adapter`] | [`adapter::Exported`] |
 //! | a look at a file before anyone trains on it | [`check`] | [`check::CheckReport`] |
 //!
 //! A run from start to end: an own csv file, the small encoder that is part of this crate, one adapter read at two ranks.
@@ -65,10 +67,12 @@
 //!   argument.
 //! * A loader keeps every row in file order and every character of a field; no row is ever dropped in silence.
 
+pub mod adapter;
 pub mod bench;
 pub mod check;
 pub mod checkpoint;
 pub mod classifier;
+pub mod cost;
 pub mod device;
 pub mod error;
 pub mod estimate;
@@ -79,6 +83,7 @@ pub mod generation;
 pub mod glue;
 pub mod metric;
 pub mod mini;
+pub mod nearest;
 pub mod pack;
 pub mod paper;
 mod pass;
@@ -89,6 +94,7 @@ pub mod record;
 pub mod run_dir;
 mod session;
 pub mod settings;
+pub mod stream;
 pub mod table;
 pub mod tabular;
 pub mod task;

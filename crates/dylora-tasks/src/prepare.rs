@@ -14,9 +14,9 @@ use crate::text2text::TextData;
 use crate::tokens::{Encoded, TokenizerSource};
 
 /// Names of the tasks that are a user's own files.
-pub const OWN_TASKS: [&str; 3] = ["csv", "tsv", "jsonl"];
+pub const OWN_TASKS: [&str; 4] = ["csv", "tsv", "jsonl", "parquet"];
 
-/// A task's name as settings have it: `sst2` is `sst-2`, and own files are `csv`, `tsv` or `jsonl`.
+/// A task's name as settings have it: `sst2` is `sst-2`, and own files are `csv`, `tsv`, `jsonl` or `parquet`.
 ///
 /// # Errors
 /// [`Error::UnknownTask`] with all names.

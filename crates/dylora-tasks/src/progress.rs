@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use crate::check::{CheckReport, Lengths};
 use crate::pretrain::{Evaluation, PretrainRecord, PretrainSettings, TextFacts};
 use crate::record::{RankName, Record, Scores};
 use crate::settings::TrainSettings;
@@ -32,6 +33,28 @@ pub enum Event<'a> {
         path: &'a Path,
         /// How many.
         texts: usize,
+    },
+    /// The training rows are read: their labels and how long they are.
+    Data {
+        /// The labels.
+        labels: &'a CheckReport,
+        /// Tokens of a row, after cutting.
+        lengths: &'a Lengths,
+        /// The most tokens of a row; rows of so many may have been cut.
+        max_length: usize,
+        /// Rows of so many tokens.
+        at_limit: usize,
+    },
+    /// The model starts from somebody's adapter.
+    Adapter {
+        /// Where it was.
+        path: &'a Path,
+        /// Its largest rank.
+        rank: usize,
+        /// Layers it is on.
+        layers: usize,
+        /// Whether its head fits this task; otherwise the head is new.
+        head: bool,
     },
     /// An optimizer step.
     Step {

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `settings.json` | [`TrainSettings`] | before the first step |
 //! | `task.json` | [`Task`]: head, metrics, label names; what it is for [`crate::text2text`] | before the first step |
+//! | `run.toml` | the same settings as flags of `dylora train`, for a run that repeats it | before the first step |
 //! | `model/` | `config.json` and tokenizer files of the base model | before the first step |
 //! | `checkpoint.safetensors` | trained tensors, both moments, position | at every epoch's end and interruption |
 //! | `adapter.safetensors` | trained tensors | at the end |
@@ -25,7 +26,7 @@ use crate::settings::TrainSettings;
 use crate::task::Task;
 
 /// Files of a model directory, besides its weights, that say how to read text with it.
-const MODEL_FILES: [&str; 8] = [
+pub(crate) const MODEL_FILES: [&str; 8] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -56,7 +57,7 @@ impl RunDir {
             ));
         }
         // What a run leaves that was killed before its settings were written.
-        prepare_new(path, &["model", "task.json"])?;
+        prepare_new(path, &["model", "task.json", "run.toml"])?;
         Ok(run)
     }
 
@@ -123,6 +124,7 @@ impl RunDir {
             }
         }
         self.write("task.json", task)?;
+        write_text(&self.path.join("run.toml"), &settings.to_toml())?;
         // Last: a directory with settings has everything else.
         self.write("settings.json", settings)
     }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use dylora_nn::{AdapterInit, AdapterSettings, Distribution, Method, Objective, RankSampler, Target, Update};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::tabular::Columns;
@@ -122,6 +123,9 @@ pub struct TrainSettings {
     pub model: PathBuf,
     /// Where the texts come from.
     pub data: DataSource,
+    /// The PEFT directory or loralib file that adapters, and a head that fits, start from; new ones if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_adapter: Option<PathBuf>,
     /// `lora`, `dylora`, `dylora-frozen` or `full`.
     pub method: Method,
     /// Largest rank `r` of the adapters.
@@ -194,6 +198,7 @@ impl TrainSettings {
             task: task.to_owned(),
             model: model.to_owned(),
             data,
+            initial_adapter: None,
             method: Method::DyLora,
             rank: 8,
             rank_min: 1,
@@ -330,6 +335,69 @@ impl TrainSettings {
             share("dropout", dropout)?;
         }
         Ok(())
+    }
+
+    /// Where the base model's weights are: in `moved`, if somebody says so, else where training read them.
+    ///
+    /// # Errors
+    /// If there is no such directory.
+    pub fn base(&self, moved: Option<&Path>) -> Result<PathBuf> {
+        let dir = moved.unwrap_or(&self.model);
+        if !dir.exists() {
+            return Err(Error::argument(
+                "--model",
+                format!("the base model is not in {}; say where it is", dir.display()),
+            ));
+        }
+        Ok(dir.to_owned())
+    }
+
+    /// The text of a file for `dylora train --config` that repeats a run: a flag's name and its value on each line.
+    pub fn to_toml(&self) -> String {
+        let mut lines = vec!["# dylora train --config THIS_FILE --out NEW_RUN".to_owned()];
+        let mut line = |name: &str, value: &Value| {
+            let text = match value {
+                Value::Null => return,
+                // Larger than TOML's integers.
+                Value::Number(number) if number.as_i64().is_none() && number.is_u64() => format!("\"{number}\""),
+                // JSON's strings, numbers and lists of strings are TOML's too.
+                other => other.to_string(),
+            };
+            lines.push(format!("{} = {text}", name.replace('_', "-")));
+        };
+        let Ok(Value::Object(fields)) = serde_json::to_value(self) else {
+            return String::new();
+        };
+        for (name, value) in &fields {
+            match (name.as_str(), value) {
+                ("data", Value::Object(source)) => {
+                    for (name, value) in source {
+                        match name.as_str() {
+                            "kind" => {}
+                            "dir" => line("data", value),
+                            "columns" => {}
+                            other => line(other, value),
+                        }
+                    }
+                }
+                ("initial_adapter", path) => line("adapter", path),
+                ("label_smoothing", _) => {}
+                (name, value) => line(name, value),
+            }
+        }
+        if let DataSource::Files { columns, .. } = &self.data {
+            let texts: Vec<&str> = std::iter::once(&columns.text_a)
+                .chain(&columns.text_b)
+                .map(String::as_str)
+                .collect();
+            line("text", &texts.join(",").into());
+            line("label", &columns.label.clone().into());
+            line("regression", &columns.regression.into());
+        }
+        // 0 is not the default of every task, and is not among the fields.
+        line("label_smoothing", &self.label_smoothing.into());
+        lines.push(String::new());
+        lines.join("\n")
     }
 
     /// Draws ranks as these settings say.

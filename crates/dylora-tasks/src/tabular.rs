@@ -1,9 +1,12 @@
-//! A user's own data: csv, tsv or jsonl, one row per example, columns named on the command line.
+//! A user's own data: csv, tsv, jsonl or parquet, one row per example, columns named on the command line.
 //!
 //! The ending of the file's name says what it is: `.csv` is read with quotes (a field may hold commas and line breaks), `.tsv`
 //! without any (see [`crate::tsv`]), `.jsonl` as one JSON object per line. Line numbers in errors are those of the line on
-//! which the row begins.
+//! which the row begins; in a parquet file they are those of rows, from 1.
 
+mod parquet;
+
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -125,11 +128,13 @@ pub fn load_file(path: &Path, columns: &Columns, task: &Task, split: Split) -> R
     examples(path, columns, task, split, read_rows(path, columns)?)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Format {
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
     Csv,
     Tsv,
     Jsonl,
+    Parquet,
 }
 
 impl Format {
@@ -143,8 +148,20 @@ impl Format {
             Some("csv") => Ok(Format::Csv),
             Some("tsv") => Ok(Format::Tsv),
             Some("jsonl" | "ndjson") => Ok(Format::Jsonl),
-            _ => Err(Error::file(path, "the name does not end in .csv, .tsv or .jsonl")),
+            Some("parquet") => Ok(Format::Parquet),
+            _ => Err(Error::file(
+                path,
+                "the name does not end in .csv, .tsv, .jsonl or .parquet",
+            )),
         }
+    }
+
+    /// The format that a task is named after.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        let all = [Format::Csv, Format::Tsv, Format::Jsonl, Format::Parquet];
+        all.into_iter()
+            .find(|format| format.name() == name)
+            .ok_or_else(|| Error::argument("--task", format!("{name:?} is not csv, tsv, jsonl or parquet")))
     }
 
     fn name(self) -> &'static str {
@@ -152,6 +169,7 @@ impl Format {
             Format::Csv => "csv",
             Format::Tsv => "tsv",
             Format::Jsonl => "jsonl",
+            Format::Parquet => "parquet",
         }
     }
 }
@@ -195,18 +213,30 @@ impl Found {
 /// The wanted columns of every row, in file order.
 pub(crate) fn read_rows(path: &Path, columns: &Columns) -> Result<Vec<Row>> {
     let format = Format::of(path)?;
-    let text = tsv::read_text(path)?;
+    if format == Format::Parquet {
+        let rows = parquet::read(path, columns)?;
+        return match rows.is_empty() {
+            true => Err(Error::file(path, "has no rows")),
+            false => Ok(rows),
+        };
+    }
+    parse(path, format, &tsv::read_text(path)?, columns)
+}
+
+/// [`read_rows`] of a text that `path` stands for.
+pub(crate) fn parse(path: &Path, format: Format, text: &str, columns: &Columns) -> Result<Vec<Row>> {
     let rows = match format {
-        Format::Csv => read_csv(path, &text, columns)?,
+        Format::Csv => read_csv(path, text, columns)?,
         Format::Tsv => {
-            let table = Table::new(path, &text, true)?;
+            let table = Table::new(path, text, true)?;
             let found = Found::new(path, table.columns(), columns)?;
             table
                 .rows(table.columns().len())
                 .map(|row| row.map(|(line, fields)| found.row(line, |column| fields[column].to_owned())))
                 .collect::<Result<_>>()?
         }
-        Format::Jsonl => read_jsonl(path, &text, columns)?,
+        Format::Jsonl => read_jsonl(path, text, columns)?,
+        Format::Parquet => return Err(Error::file(path, "a parquet file is no text")),
     };
     match rows.is_empty() {
         true if format == Format::Jsonl => Err(Error::EmptyFile {
@@ -262,6 +292,57 @@ fn read_csv(path: &Path, text: &str, columns: &Columns) -> Result<Vec<Row>> {
         });
     }
     Ok(rows)
+}
+
+/// Gives the rows of a csv stream to `give` as they come, until it wants no more.
+///
+/// # Errors
+/// As [`read_rows`], and what `give` fails with.
+pub(crate) fn csv_records(
+    path: &Path,
+    input: impl Read,
+    columns: &Columns,
+    mut give: impl FnMut(Row) -> Result<bool>,
+) -> Result<()> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(input);
+    let mut record = csv::StringRecord::new();
+    let mut header: Option<(Found, usize)> = None;
+    let mut rows = 0;
+    while reader
+        .read_record(&mut record)
+        .map_err(|error| Error::file(path, error.to_string()))?
+    {
+        let line = record.position().map_or(0, |position| position.line() as usize);
+        let Some((found, width)) = &header else {
+            let names: Vec<&str> = record.iter().collect();
+            header = Some((Found::new(path, &names, columns)?, names.len()));
+            continue;
+        };
+        if record.len() != *width {
+            return Err(Error::FieldCount {
+                path: path.to_path_buf(),
+                line,
+                expected: *width,
+                found: record.len(),
+            });
+        }
+        rows += 1;
+        if !give(found.row(line, |column| record[column].to_owned()))? {
+            return Ok(());
+        }
+    }
+    match (rows, header) {
+        (0, Some(_)) => Err(Error::HeaderOnly {
+            path: path.to_path_buf(),
+        }),
+        (0, None) => Err(Error::EmptyFile {
+            path: path.to_path_buf(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Turns byte positions, asked for in rising order, into line numbers.
@@ -343,7 +424,14 @@ fn classes(rows: &[Row]) -> Vec<String> {
     labels
 }
 
-fn examples(path: &Path, columns: &Columns, task: &Task, split: Split, rows: Vec<Row>) -> Result<Vec<Example>> {
+/// Rows as examples of a task.
+pub(crate) fn examples(
+    path: &Path,
+    columns: &Columns,
+    task: &Task,
+    split: Split,
+    rows: Vec<Row>,
+) -> Result<Vec<Example>> {
     rows.into_iter()
         .enumerate()
         .map(|(index, row)| {

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use dylora_nn::AdamW;
 use dylora_nn::tensor::Tensor;
 
+use crate::adapter;
+use crate::check::{self, Lengths};
 use crate::checkpoint::Position;
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::pack::{PackedBatch, pack};
 use crate::prepare::{LabelledData, Prepared, RunData};
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 use crate::record::{RankScores, Record};
 use crate::run_dir::RunDir;
 use crate::session::{self, Job, total_steps};
@@ -72,7 +74,12 @@ pub(crate) fn train_on(
 ) -> Result<Outcome> {
     settings.validate()?;
     let run = RunDir::create(dir)?;
-    match load(settings).and_then(|data| job(settings, &data)) {
+    let begin = |data: Arc<RunData>| {
+        let job = job(settings, &data)?;
+        adapter::start(settings, &job.trained(), observer)?;
+        Ok(job)
+    };
+    match load(settings).and_then(begin) {
         Ok(job) => {
             job.begin(&run)?;
             session::run(job, &run, Position::default(), options, observer)
@@ -122,6 +129,9 @@ pub(crate) fn resume_on(
     own.validate()?;
     let data = load(&own)?;
     let mut job = job(&own, &data)?;
+    if !run.checkpoint().is_file() {
+        adapter::start(&own, &job.trained(), observer)?;
+    }
     let position = session::restore(&mut *job, &run)?;
     session::run(job, &run, position, options, observer)
 }
@@ -174,7 +184,18 @@ impl Job for ClassifierJob {
         run.begin(&self.settings, &self.data.corpus.task)
     }
 
-    fn announce(&self, _observer: &mut dyn Observer) {}
+    fn announce(&self, observer: &mut dyn Observer) {
+        let rows = &self.data.corpus.train;
+        let max_length = self.settings.max_length.min(self.data.config.max_positions);
+        if let Some(lengths) = Lengths::in_tokens(rows) {
+            observer.event(&Event::Data {
+                labels: &check::prepared(&self.data.corpus.task, rows),
+                lengths: &lengths,
+                max_length,
+                at_limit: rows.encoded.iter().filter(|row| row.ids.len() >= max_length).count(),
+            });
+        }
+    }
 
     fn rows(&self) -> usize {
         self.data.corpus.train.len()
