@@ -193,7 +193,7 @@ parser.add_argument("--model", required=True, type=Path)
 parser.add_argument("--data", required=True, type=Path)
 parser.add_argument("--tokenizers", required=True, type=Path)
 args = parser.parse_args()
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 with tempfile.TemporaryDirectory() as folder:
     work = Path(folder)
     classifier("bert", args.model, work)

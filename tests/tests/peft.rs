@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use dylora_nn::autograd::{RankSlice, Tape};
 use dylora_nn::tensor::{DType, Device, Segments, Tensor};
 use dylora_nn::{
-    CausalInputs, Checkpoint, Ctx, EncoderConfig, Gpt2Config, Gpt2LanguageModel, Inputs, SequenceClassifier, Target,
-    save_tensors,
+    CausalInputs, Checkpoint, Ctx, EncoderConfig, Gpt2Config, Gpt2LanguageModel, Inputs, Selected, SequenceClassifier,
+    Target, save_tensors,
 };
 use dylora_tasks::adapter::{ExportFormat, StartingAdapter, export, inspect};
 use dylora_tasks::run_dir::RunDir;
@@ -136,7 +136,7 @@ impl Case {
                     positions: tensor(&positions)?,
                     token_types: tensor(&vec![0; ids.len()])?,
                     segments: Segments::new(&device, &lengths)?,
-                    first_rows: tensor(&first)?,
+                    first: Selected::one_each(tensor(&first)?)?,
                 };
                 model.forward(&mut ctx, &inputs)?.value().to_f64_vec()?
             }

@@ -11,6 +11,7 @@ use dylora_tasks::prepare::{OWN_TASKS, Prepared};
 use dylora_tasks::pretrain::Architecture;
 use dylora_tasks::tabular::{self, Columns};
 use dylora_tasks::task::Split;
+use dylora_tasks::text2text::{self, TextPair};
 use dylora_tasks::tokens::TokenizerSource;
 
 use crate::args::word;
@@ -40,7 +41,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct CheckArgs {
-    /// A GLUE task; e2e, dart or webnlg; or csv, tsv, jsonl, parquet for your own file
+    /// A GLUE task; e2e, dart or webnlg; or csv, tsv, jsonl, parquet for your own file; text for pairs in jsonl
     #[arg(long)]
     task: String,
     /// train, dev, dev-mismatched or test; without it train, or every split of e2e, dart and webnlg
@@ -272,6 +273,50 @@ fn describe(report: &SplitReport, lines: &mut Vec<String>) {
     lines.extend(report.remarks.iter().map(|remark| format!("    {remark}")));
 }
 
+/// Pairs of texts for a language model.
+#[derive(serde::Serialize)]
+struct Pairs {
+    task: &'static str,
+    rows: usize,
+    contexts: Option<Lengths>,
+    completions: Option<Lengths>,
+}
+
+fn check_pairs(args: &CheckArgs) -> Result<(), Failure> {
+    let Some(file) = &args.file else {
+        return Err(Failure::Message(
+            "--file is needed: a jsonl file with a context and a completion on each line".to_owned(),
+        ));
+    };
+    let pairs = text2text::read_pairs(file)?;
+    let lengths = |text: fn(&TextPair) -> &str| -> Result<Option<Lengths>, Failure> {
+        let texts = pairs.iter().map(text);
+        let Some(model) = &args.model else {
+            return Ok(Lengths::new("words", texts.map(|text| text.split_whitespace().count())));
+        };
+        let tokenizer = TokenizerSource::from_model_dir(model)?;
+        let texts: Vec<_> = texts.map(|text| (text, None)).collect();
+        let encoded = tokenizer.encode_batch(&texts, usize::MAX)?;
+        Ok(Lengths::new("tokens", encoded.iter().map(|text| text.ids.len())))
+    };
+    let found = Pairs {
+        task: text2text::TASK,
+        rows: pairs.len(),
+        contexts: lengths(|pair| &pair.context)?,
+        completions: lengths(|pair| &pair.completion)?,
+    };
+    if args.json {
+        return print_json(&found);
+    }
+    let mut text = format!("{}: {} rows", found.task, found.rows);
+    for (name, lengths) in [("contexts", &found.contexts), ("completions", &found.completions)] {
+        if let Some(lengths) = lengths {
+            text.push_str(&format!("\n  {name}: {lengths}"));
+        }
+    }
+    print(&text)
+}
+
 /// A report, with lengths where a tokenizer was given.
 #[derive(serde::Serialize)]
 struct Checked {
@@ -287,6 +332,9 @@ fn run_check(args: &CheckArgs) -> Result<(), Failure> {
         .find(|task| task.name() == args.task.to_ascii_lowercase())
     {
         return check_generation(task, args);
+    }
+    if args.task.eq_ignore_ascii_case(text2text::TASK) {
+        return check_pairs(args);
     }
     let split = args.split.unwrap_or(Split::Train);
     let (task, rows) = if OWN_TASKS.contains(&args.task.as_str()) {

@@ -138,6 +138,26 @@ fn four_kinds_of_files_give_one_run_and_one_report() -> TestResult {
 }
 
 #[test]
+fn pairs_of_texts_are_looked_at_too() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("pairs.jsonl");
+    fs::write(
+        &path,
+        "{\"context\": \"a b\", \"completion\": \"c\"}\n{\"context\": \"a\", \"completion\": \"c d e\"}\n",
+    )?;
+    let file = text(&path);
+    let check = ["data", "check", "--task", "text", "--file", &file];
+    assert_eq!(
+        stdout(&dylora(&check)),
+        "text: 2 rows\n  contexts: 1 to 2 words a row, half up to 1, 95 of 100 up to 2\n  \
+         completions: 1 to 3 words a row, half up to 1, 95 of 100 up to 3\n"
+    );
+    fs::write(&path, "{\"context\": \"a b\"}\n")?;
+    assert!(sentence(&dylora(&check)).contains("pairs.jsonl, line 1"));
+    Ok(())
+}
+
+#[test]
 fn eval_says_what_each_rank_costs_and_suggests_one() -> TestResult {
     let fixture = Fixture::new()?;
     let (run, output) = train(&fixture, "csv", "run", &[]);
@@ -451,7 +471,7 @@ fn errors_name_what_was_probably_meant_and_are_plain_where_asked() -> TestResult
         (&["trian"][..], "'train'"),
         (&["train", "--epoch", "3"], "'--epochs'"),
         (&["train", "--method", "dilora"], "'dylora'"),
-        (&["train", "--precision", "f23"], "'f32'"),
+        (&["train", "--optimizer", "troch"], "'torch'"),
     ] {
         for plain in [false, true] {
             let mut command = command(words);
