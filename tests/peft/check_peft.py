@@ -74,7 +74,7 @@ def classifier(name, model, work):
     tokenizer = AutoTokenizer.from_pretrained(model)
     encoded = [tokenizer(r["#1 String"], r["#2 String"], return_tensors="pt", truncation=True, max_length=128) for r in tsv(rows)]
     base = lambda: AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
-    for b in range(1, RANK + 1):
+    for b in args.ranks:
         out = work / f"{name}-peft-{b}"
         dylora("export", "--run", run, "--rank", b, "--format", "peft", "--out", out)
         peft = PeftModel.from_pretrained(base(), out)
@@ -149,7 +149,7 @@ def language_model(name, model, work):
     run = work / f"{name}-run"
     losses = train(run, "--rank", RANK, "--lr", "1e-2")
     base = lambda: AutoModelForCausalLM.from_pretrained(model)
-    for b in range(1, RANK + 1):
+    for b in args.ranks:
         out = work / f"{name}-peft-{b}"
         dylora("export", "--run", run, "--rank", b, "--format", "peft", "--out", out)
         check(f"rank {b}, loss where PEFT reads the export", abs(loss(PeftModel.from_pretrained(base(), out)) - losses[b - 1]))
@@ -192,16 +192,21 @@ parser.add_argument("--dylora", required=True, type=Path)
 parser.add_argument("--model", required=True, type=Path)
 parser.add_argument("--data", required=True, type=Path)
 parser.add_argument("--tokenizers", required=True, type=Path)
+parser.add_argument("--only", nargs="*", default=["bert", "roberta", "gpt2"], help="some of the models")
+parser.add_argument("--ranks", nargs="*", type=int, default=range(1, RANK + 1), help="some of the ranks")
 args = parser.parse_args()
 torch.set_num_threads(1)
 with tempfile.TemporaryDirectory() as folder:
     work = Path(folder)
-    classifier("bert", args.model, work)
+    if "bert" in args.only:
+        classifier("bert", args.model, work)
     small = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128)
     config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, num_labels=2, layer_norm_eps=1e-5, **small)
-    classifier("roberta", tiny(RobertaForSequenceClassification, config, args.tokenizers / "roberta-base", ["vocab.json", "merges.txt"], work / "roberta"), work)
+    if "roberta" in args.only:
+        classifier("roberta", tiny(RobertaForSequenceClassification, config, args.tokenizers / "roberta-base", ["vocab.json", "merges.txt"], work / "roberta"), work)
     config = GPT2Config(n_embd=64, n_layer=3, n_head=4, n_positions=256)
-    language_model("gpt2", tiny(GPT2LMHeadModel, config, args.tokenizers / "gpt2", ["vocab.json", "merges.txt", "tokenizer.json"], work / "gpt2"), work)
+    if "gpt2" in args.only:
+        language_model("gpt2", tiny(GPT2LMHeadModel, config, args.tokenizers / "gpt2", ["vocab.json", "merges.txt", "tokenizer.json"], work / "gpt2"), work)
 if failed:
     sys.exit("failed: " + "; ".join(failed))
 print("all within", TOLERANCE)
