@@ -81,9 +81,9 @@ struct GenerateArgs {
     /// Passes over the prompts to time, after one that is not
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: usize,
-    /// f32 or f64; on a GPU f32, tf32 or bf16
-    #[arg(long, value_name = "WORD", value_parser = word::<Precision>, default_value = "f32")]
-    precision: Precision,
+    /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32; on a GPU bf16]
+    #[arg(long, value_name = "WORD", value_parser = word::<Precision>)]
+    precision: Option<Precision>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -116,7 +116,7 @@ fn generate(args: &GenerateArgs) -> Result<(), Failure> {
     let bench = GenerateBench {
         prompts: GenerateBench::uniform_prompts(config.vocab_size, args.prompts, args.prompt_tokens),
         adapter: adapted.adapter().filter(|_| args.rank > 0),
-        precision: args.precision,
+        precision: args.precision.unwrap_or(adapted.precision),
         settings: GenerateSettings {
             strategy,
             batch: args.batch_size,
