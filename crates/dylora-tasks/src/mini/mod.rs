@@ -31,7 +31,6 @@ use crate::generation::GenerationTask;
 use crate::glue::TASKS;
 use crate::pretrain::Architecture;
 use crate::run_dir;
-use crate::settings::TrainSettings;
 use draw::Draw;
 
 /// The seed of the embedded tasks.
@@ -140,16 +139,6 @@ fn write_files(files: &Files, dir: &Path) -> Result<()> {
     files
         .iter()
         .try_for_each(|(name, bytes)| write(&dir.join(name), |file| file.write_all(bytes)))
-}
-
-/// Puts the embedded recipe for the generation tasks into settings, the paper's Table 8 as a rule: fewer passes over the rows,
-/// larger steps and no dropout for a small model.
-pub fn apply_text_recipe(settings: &mut TrainSettings) {
-    settings.epochs = 2;
-    settings.batch_size = 16;
-    settings.lr = 4e-3;
-    settings.warmup_steps = Some(50);
-    settings.dropout = Some(0.0);
 }
 
 /// Writes a file under another name first.
