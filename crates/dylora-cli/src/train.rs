@@ -59,7 +59,6 @@ pub(crate) struct Args {
     checkpoint_every: Option<u64>,
     /// A TOML file with flags of this command, as a run leaves in its run.toml; flags win over it
     #[arg(long, value_name = "FILE")]
-    #[expect(dead_code, reason = "read before the command line is parsed")]
     config: Option<PathBuf>,
     /// Print the record as JSON
     #[arg(long)]
