@@ -61,6 +61,17 @@ __device__ __forceinline__ void load_vector(const bf16* p, float v[8]) {
         v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
     }
 }
+// The fastest forms of the special function unit: 2^x to 2 and 1 / x to 1 unit of the last place, small results as zero.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float inverse_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 __device__ __forceinline__ void store_vector(float* p, const float v[8]) {
     *(float4*)p = make_float4(v[0], v[1], v[2], v[3]);
     *(float4*)(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
@@ -71,14 +82,67 @@ __device__ __forceinline__ void store_vector(bf16* p, const float v[8]) {
     *(uint4*)p = a;
 }
 
+// The same, and v becomes what was stored.
+__device__ __forceinline__ void store_rounded(float* p, float v[8]) { store_vector(p, v); }
+__device__ __forceinline__ void store_rounded(bf16* p, float v[8]) {
+    u32 words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        words[i] = pack2(v[2 * i], v[2 * i + 1]);
+        v[2 * i] = __uint_as_float(words[i] << 16);
+        v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+    *(uint4*)p = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // Elements j .. j + 8 of a row; zeros beyond its end. `vec`: rows are aligned and their width is a multiple of 8.
 template <class S>
 __device__ __forceinline__ void load8(const S* row, int j, int width, int vec, float v[8]) {
-    if (vec && j < width) {
+    if (!vec) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = j + i < width ? to_f(row[j + i]) : 0.f;
+    } else if (j < width) {
         load_vector(row + j, v);
     } else {
 #pragma unroll
-        for (int i = 0; i < 8; i++) v[i] = j + i < width ? to_f(row[j + i]) : 0.f;
+        for (int i = 0; i < 8; i++) v[i] = 0.f;
+    }
+}
+// The same as they lie in memory, for loads that are to be on their way together.
+template <class S>
+struct Eight;
+template <>
+struct Eight<float> {
+    float v[8];
+};
+template <>
+struct Eight<bf16> {
+    u32 words[4];
+};
+__device__ __forceinline__ void fetch8(const float* row, int j, int width, int vec, Eight<float>& e) {
+    load8(row, j, width, vec, e.v);
+}
+__device__ __forceinline__ void fetch8(const bf16* row, int j, int width, int vec, Eight<bf16>& e) {
+    if (vec) {
+        uint4 a = j < width ? *(const uint4*)(row + j) : make_uint4(0, 0, 0, 0);
+        e.words[0] = a.x, e.words[1] = a.y, e.words[2] = a.z, e.words[3] = a.w;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            u32 low = j + 2 * i < width ? row[j + 2 * i].bits : 0, high = j + 2 * i + 1 < width ? row[j + 2 * i + 1].bits : 0;
+            e.words[i] = low | high << 16;
+        }
+    }
+}
+__device__ __forceinline__ void unpack8(const Eight<float>& e, float v[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = e.v[i];
+}
+__device__ __forceinline__ void unpack8(const Eight<bf16>& e, float v[8]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v[2 * i] = __uint_as_float(e.words[i] << 16);
+        v[2 * i + 1] = __uint_as_float(e.words[i] & 0xffff0000u);
     }
 }
 template <class S>
@@ -114,11 +178,17 @@ __device__ __forceinline__ void mma(float c[4], const u32 a[4], u32 b0, u32 b1) 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// 16 bytes from global to shared memory, zeros where not `valid`.
-__device__ __forceinline__ void copy16(bf16* to, const bf16* from, bool valid) {
-    int bytes = valid ? 16 : 0;
+// 16 bytes from global to shared memory: the first `bytes` of them, or all that are `valid`, and zeros.
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
                  : "memory");
+}
+__device__ __forceinline__ void copy16(bf16* to, const bf16* from, bool valid) { copy_bytes(to, from, valid ? 16 : 0); }
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits for all groups of copies but the latest ones.
+template <int LATEST>
+__device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATEST) : "memory");
 }
 __device__ __forceinline__ void copies_done() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -194,23 +264,32 @@ __device__ __forceinline__ u32 keep_bits(const Drop& drop, u64 group, int block)
     u32 site = drop.site ^ ((u32)(group >> 29) << 16);
     uint4 p = philox((u32)(group * 8) + (u32)block, site, drop.step, drop.purpose, drop.key0, drop.key1);
     u32 words[4] = {p.x, p.y, p.z, p.w}, bits = 0;
+    u32 least = drop.threshold << 16;
 #pragma unroll
     for (int w = 0; w < 4; w++) {
-        bits |= (u32)((words[w] & 0xffffu) >= drop.threshold) << (2 * w);
-        bits |= (u32)((words[w] >> 16) >= drop.threshold) << (2 * w + 1);
+        if (words[w] << 16 >= least) bits |= 1u << (2 * w);
+        if (words[w] >= least) bits |= 2u << (2 * w);
     }
     return bits;
 }
 
-// Keep flags of eight neighbouring elements of a row for each lane: a warp covers 256 elements from `j0`, lane i the
-// eight from j0 + 8 i. All lanes take part; eight lanes draw a group together and exchange their flags.
-__device__ __forceinline__ u32 keep8(const Drop& drop, u64 row, int width, int j0, int lane) {
-    u64 groups = (u64)((width + 63) / 64);
-    u32 bits = keep_bits(drop, row * groups + (u64)(j0 / 64 + lane / 8), lane & 7), mine = 0;
+// Keep flags of eight neighbouring elements of a row for each lane: a warp covers 256 elements from `j0` and 256 more for
+// each further piece, up to four. Byte p of lane i has the flags of the eight elements from j0 + 256 p + 8 i. All lanes take
+// part: eight lanes draw a group together, each a row of an 8 x 8 matrix of flags, and transpose it.
+template <int PIECES>
+__device__ __forceinline__ u32 keep_pieces(const Drop& drop, u64 row, int width, int j0, int lane) {
+    u64 group = row * (u64)((width + 63) / 64) + (u64)(j0 / 64 + lane / 8);
+    u32 bits = 0;
 #pragma unroll
-    for (int q = 0; q < 8; q++) {
-        u32 all = __ballot_sync(FULL, (bits >> q) & 1);
-        if ((lane & 7) == q) mine = (all >> (lane & 24)) & 0xff;
+    for (int p = 0; p < PIECES; p++) bits |= keep_bits(drop, group + 4 * p, lane & 7) << (8 * p);
+#pragma unroll
+    for (int step = 4; step; step >>= 1) {
+        u32 upper = step == 4 ? 0xf0f0f0f0u : step == 2 ? 0xccccccccu : 0xaaaaaaaau, mine = lane & step ? upper : ~upper;
+        u32 theirs = __shfl_xor_sync(FULL, bits, step);
+        bits = (bits & mine) | ((lane & step ? theirs >> step : theirs << step) & ~mine);
     }
-    return mine;
+    return bits;
+}
+__device__ __forceinline__ u32 keep8(const Drop& drop, u64 row, int width, int j0, int lane) {
+    return keep_pieces<1>(drop, row, width, j0, lane) & 0xff;
 }

@@ -11,6 +11,18 @@ struct Paths {
     Path at[2];
 };
 
+// The same value, of which the compiler knows nothing: what follows from it does not stay in registers from tile to tile.
+__device__ __forceinline__ int fresh(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+__device__ __forceinline__ u32 dynamic_shared_bytes() {
+    u32 bytes;
+    asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(bytes));
+    return bytes;
+}
+
 // The A operand whose rows are 16 rows of h (times scale) and whose columns are 8 ranks, then their rests.
 template <int PITCH>
 __device__ __forceinline__ void ranks_as_columns(u32 a[4], const float (*h)[PITCH], int first, float scale) {
@@ -22,151 +34,258 @@ __device__ __forceinline__ void ranks_as_columns(u32 a[4], const float (*h)[PITC
     }
 }
 
-// y = bias + scale h Bᵀ with h = x Aᵀ, for 16 MT rows of a block; the product with the frozen weight is added later.
-template <int P, int MT>
+// y = bias + scale h Bᵀ with h = x Aᵀ; the product with the frozen weight is added later. A block goes through tiles of 16
+// rows. Its part of B, split once, stays in shared memory, of which each thread reads only what it wrote; as many columns of y
+// as that holds are the block's, from blockIdx.y on, in units of 32. Blocks of one blockIdx.x compute the same h.
+template <int P, int WARPS>
 __device__ __forceinline__ void start(
     const bf16* x, const Paths& paths, const float* bias, bf16* y, float* h, int n, int d, int m, int wide, int r, int b,
     float scale
 ) {
-    __shared__ float parts[8][16 * MT][8 * P], hs[16 * MT][8 * P];
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3, row0 = blockIdx.x * 16 * MT;
-    float sums[MT][P][4] = {};
-    // The order of a sum's terms is free: a lane takes eight neighbours, the first four as one product's, then the others.
-    for (int k0 = warp * 32; k0 < d; k0 += 256) {
-        uint4 rows[MT][2];
+    extern __shared__ __align__(16) unsigned char memory[];
+    __shared__ float parts[WARPS][16][8 * P], hs[16][8 * P];
+    constexpr int INNER = 4;
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
+    int units = dynamic_shared_bytes() / (WARPS * 1024), first = (blockIdx.y * units * WARPS + warp) * 32;
+    // The unit's two words a lane are 32 WARPS words of 16 bytes apart.
+    uint4* factors = (uint4*)memory + threadIdx.x;
+    // The rows of x for the first units of 16 columns; those of the next tile are asked for early.
+    uint2 rows[INNER][2];
+    auto ask = [&](int row0, int k0) {
 #pragma unroll
-        for (int t = 0; t < 2 * MT; t++) {
-            int row = row0 + t * 8 + g;
-            rows[t / 2][t % 2] =
-                row < n ? *(const uint4*)(x + (u64)row * d + k0 + q * 8) : make_uint4(0, 0, 0, 0);
-        }
+        for (int u = 0; u < INNER; u++)
 #pragma unroll
-        for (int p = 0; p < P; p++) {
-            float w[8] = {};
-            if (g < b) load_vector(paths.at[p].a + (u64)g * d + k0 + q * 8, w);
-            u32 high[4], rest[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) high[i] = split2(w[2 * i], w[2 * i + 1], rest + i);
-#pragma unroll
-            for (int t = 0; t < MT; t++) {
-                uint4 upper = rows[t][0], lower = rows[t][1];
-                u32 one[4] = {upper.x, lower.x, upper.y, lower.y}, two[4] = {upper.z, lower.z, upper.w, lower.w};
-                mma(sums[t][p], one, high[0], high[1]);
-                mma(sums[t][p], one, rest[0], rest[1]);
-                mma(sums[t][p], two, high[2], high[3]);
-                mma(sums[t][p], two, rest[2], rest[3]);
+            for (int half = 0; half < 2; half++) {
+                int row = row0 + half * 8 + g, k = k0 + 16 * WARPS * u + q * 4;
+                rows[u][half] = row < n && k < d ? *(const uint2*)(x + (u64)row * d + k) : make_uint2(0, 0);
             }
-        }
-    }
-#pragma unroll
-    for (int t = 0; t < MT; t++)
-#pragma unroll
-        for (int p = 0; p < P; p++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) parts[warp][t * 16 + g + e / 2 * 8][p * 8 + 2 * q + e % 2] = sums[t][p][e];
-    __syncthreads();
-    for (int t = threadIdx.x; t < 128 * MT * P; t += 256) {
-        int i = t / (8 * P), k = t % (8 * P), rank = k % 8;
-        float sum = 0.f;
-#pragma unroll
-        for (int w = 0; w < 8; w++) sum += parts[w][i][k];
-        hs[i][k] = sum;
-        if (row0 + i < n && rank < r) h[((u64)(row0 + i) * P + k / 8) * r + rank] = sum;
-    }
-    __syncthreads();
-    u32 a[MT][P][4];
-#pragma unroll
-    for (int t = 0; t < MT; t++)
-#pragma unroll
-        for (int p = 0; p < P; p++) ranks_as_columns<8 * P>(a[t][p], hs + t * 16, p * 8, scale);
-    for (int j0 = warp * 32; j0 < m; j0 += 256) {
-        // Columns in an order that leaves each lane eight neighbours.
-        float c[MT][4][4], shift[8] = {};
-        if (bias) load_vector(bias + j0 + q * 8, shift);
-#pragma unroll
-        for (int t = 0; t < MT; t++)
-#pragma unroll
-            for (int s = 0; s < 4; s++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) c[t][s][e] = shift[2 * s + e % 2];
+    };
+    ask(blockIdx.x * 16, warp * 16);
+    // A unit's columns in an order that leaves each lane eight neighbours.
+#pragma unroll 3
+    for (int u = 0; u < units; u++) {
+        int j0 = first + 32 * WARPS * u;
 #pragma unroll
         for (int p = 0; p < P; p++) {
             int from = j0 - paths.at[p].column;
             if (from < 0 || from >= wide) continue;
+            float w[8];
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                const float* w = paths.at[p].b + (u64)(from + g / 2 * 8 + s * 2 + g % 2) * r + 2 * q;
-                u32 rest, high = split2(2 * q < b ? w[0] : 0.f, 2 * q + 1 < b ? w[1] : 0.f, &rest);
-#pragma unroll
-                for (int t = 0; t < MT; t++) {
-                    mma(c[t][s], a[t][p], high, high);
-                    mma(c[t][s], a[t][p], rest, rest);
-                }
+                const float* at = paths.at[p].b + (u64)(from + g / 2 * 8 + s * 2 + g % 2) * r + 2 * q;
+                w[2 * s] = 2 * q < b ? at[0] : 0.f, w[2 * s + 1] = 2 * q + 1 < b ? at[1] : 0.f;
             }
+            u32 high[4], rest[4];
+#pragma unroll
+            for (int s = 0; s < 4; s++) high[s] = split2(w[2 * s], w[2 * s + 1], rest + s);
+            factors[u * 64 * WARPS] = make_uint4(high[0], high[1], high[2], high[3]);
+            factors[u * 64 * WARPS + 32 * WARPS] = make_uint4(rest[0], rest[1], rest[2], rest[3]);
+        }
+    }
+    for (int row0 = blockIdx.x * 16; row0 < n; row0 += gridDim.x * 16) {
+        float sums[P][4] = {};
+        // The order of a sum's terms is free: a lane takes four neighbours of 16 columns.
+        for (int k0 = warp * 16; k0 < d; k0 += 16 * WARPS * INNER) {
+            if (k0 >= 16 * WARPS) ask(row0, k0);
+            float4 w[INNER][P];
+#pragma unroll
+            for (int u = 0; u < INNER; u++)
+#pragma unroll
+                for (int p = 0; p < P; p++) {
+                    int k = k0 + 16 * WARPS * u + q * 4;
+                    w[u][p] = g < b && k < d ? *(const float4*)(paths.at[p].a + (u64)g * d + k)
+                                             : make_float4(0.f, 0.f, 0.f, 0.f);
+                }
+#pragma unroll
+            for (int u = 0; u < INNER; u++)
+#pragma unroll
+                for (int p = 0; p < P; p++) {
+                    u32 rest[2], high[2] = {split2(w[u][p].x, w[u][p].y, rest), split2(w[u][p].z, w[u][p].w, rest + 1)};
+                    u32 a[4] = {rows[u][0].x, rows[u][1].x, rows[u][0].y, rows[u][1].y};
+                    mma(sums[p], a, high[0], high[1]);
+                    mma(sums[p], a, rest[0], rest[1]);
+                }
         }
 #pragma unroll
-        for (int t = 0; t < 2 * MT; t++) {
-            int row = row0 + t * 8 + g;
-            if (row >= n) continue;
-            float v[8];
+        for (int p = 0; p < P; p++)
 #pragma unroll
-            for (int i = 0; i < 8; i++) v[i] = c[t / 2][i / 2][t % 2 * 2 + i % 2];
-            store_vector(y + (u64)row * m + j0 + q * 8, v);
+            for (int e = 0; e < 4; e++) parts[warp][g + e / 2 * 8][p * 8 + 2 * q + e % 2] = sums[p][e];
+        ask(row0 + gridDim.x * 16, warp * 16);
+        __syncthreads();
+        if (threadIdx.x < 128 * P) {
+            int i = threadIdx.x / (8 * P), k = threadIdx.x % (8 * P), rank = k % 8;
+            float sum = 0.f;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) sum += parts[w][i][k];
+            hs[i][k] = scale * sum;
+            if (blockIdx.y == 0 && row0 + i < n && rank < r) h[((u64)(row0 + i) * P + k / 8) * r + rank] = sum;
+        }
+        __syncthreads();
+        u32 a[P][4];
+#pragma unroll
+        for (int p = 0; p < P; p++) ranks_as_columns<8 * P>(a[p], hs, p * 8, 1.f);
+#pragma unroll 2
+        for (int u = 0; u < units; u++) {
+            int j0 = first + 32 * WARPS * u;
+            if (j0 >= m) break;
+            float c[4][4], shift[8] = {};
+            if (bias) load_vector(bias + j0 + q * 8, shift);
+#pragma unroll
+            for (int s = 0; s < 4; s++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) c[s][e] = shift[2 * s + e % 2];
+#pragma unroll
+            for (int p = 0; p < P; p++) {
+                int from = j0 - paths.at[p].column;
+                if (from < 0 || from >= wide) continue;
+                uint4 high = factors[u * 64 * WARPS], rest = factors[u * 64 * WARPS + 32 * WARPS];
+                mma(c[0], a[p], high.x, high.x), mma(c[0], a[p], rest.x, rest.x);
+                mma(c[1], a[p], high.y, high.y), mma(c[1], a[p], rest.y, rest.y);
+                mma(c[2], a[p], high.z, high.z), mma(c[2], a[p], rest.z, rest.z);
+                mma(c[3], a[p], high.w, high.w), mma(c[3], a[p], rest.w, rest.w);
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int row = row0 + half * 8 + g;
+                float v[8];
+#pragma unroll
+                for (int i = 0; i < 8; i++) v[i] = c[i / 2][half * 2 + i % 2];
+                if (row < n) store_vector(y + (u64)row * m + j0 + q * 8, v);
+            }
         }
     }
 }
 
 // For blocks of 16 rows: dh = scale dy B, dx = (dx if `onto`) + dh A, and in partial[blockIdx.x] the block's shares of
-// dA = dhᵀ x and dB = hᵀ dy, [8 P][d] and [8 P][wide]. Every warp has TILES strips of eight columns of each gradient.
+// dA = dhᵀ x and dB = hᵀ dy for the ranks below b, in the order of `gather`. Each of 16 warps has 8 TILES columns of x, dx, A
+// and of each path's dy and B to itself, so that blocks wait only for the sums of dh. Where shared memory holds two tiles
+// the next one is on its way while the present one is used.
 template <int P, int TILES>
 __device__ __forceinline__ void gradient(
     const bf16* dy, const bf16* x, const float* h, const Paths& paths, bf16* dx, int onto, float* partial, int n, int d,
     int m, int wide, int r, int b, float scale
 ) {
     extern __shared__ __align__(16) unsigned char memory[];
-    __shared__ float hs[16][8 * P + 1], dhs[16][8 * P + 1], parts[16][16][8 * P];
-    int xp = d + 8, yp = wide + 8;
-    bf16 *xs = (bf16*)memory, *ys = xs + 16 * xp;
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
-    int across = (lane & 15), down = (lane >> 4) * 8;
-    float acc_a[TILES][4] = {}, acc_b[P][TILES][4] = {};
-    for (int row0 = blockIdx.x * 16; row0 < n; row0 += gridDim.x * 16) {
-        __syncthreads();
-        for (int t = threadIdx.x; t < 2 * d; t += 512) {
-            int i = t / (d / 8), j = t % (d / 8) * 8, row = row0 + i;
-            copy16(xs + i * xp + j, x + (u64)min(row, n - 1) * d + j, row < n);
-        }
+    __shared__ float dhs[16][8 * P + 1], parts[16][16][8 * P];
+    constexpr int UNITS = TILES / 2;
+    int xp = d + 8, yp = wide + 8, tile = 16 * (xp + P * yp), few = 16 * P * r;
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3, own = warp * TILES * 8;
+    // Two tiles' rows of h, then a tile of x and of each path's dy, or two.
+    float* ranks = (float*)memory;
+    bf16* tiles = (bf16*)(ranks + 2 * few);
+    bool two = dynamic_shared_bytes() >= 8 * few + 4 * tile;
+    auto copy = [&](int row0, bf16* xs) {
+        int lane = fresh(threadIdx.x & 31);
 #pragma unroll
-        for (int p = 0; p < P; p++)
-            for (int t = threadIdx.x; t < 2 * wide; t += 512) {
-                int i = t / (wide / 8), j = t % (wide / 8) * 8, row = row0 + i;
-                copy16(ys + (p * 16 + i) * yp + j, dy + (u64)min(row, n - 1) * m + paths.at[p].column + j, row < n);
-            }
-        if (threadIdx.x < 128 * P) {
-            int i = threadIdx.x / (8 * P), k = threadIdx.x % (8 * P), row = row0 + i, rank = k % 8;
-            hs[i][k] = row < n && rank < r ? h[((u64)row * P + k / 8) * r + rank] : 0.f;
+        for (int i = 0; i < UNITS; i++) {
+            int c = lane + 32 * i, j = own + c % TILES * 8, at = c / TILES, row = min(row0 + at, n - 1);
+            bool valid = row0 + at < n;
+            if (j < d) copy16(xs + at * xp + j, x + (u64)row * d + j, valid);
+#pragma unroll
+            for (int p = 0; p < P; p++)
+                if (j < wide)
+                    copy16(xs + 16 * xp + (p * 16 + at) * yp + j, dy + (u64)row * m + paths.at[p].column + j, valid);
         }
-        copies_done();
-        __syncthreads();
+    };
+    // The rows of h are one piece of memory.
+    auto copy_ranks = [&](int row0, float* to) {
+        int c = 4 * threadIdx.x;
+        if (c < few) {
+            u64 from = (u64)row0 * P * r + c, all = (u64)n * P * r;
+            int bytes = from < all ? (int)min((u64)16, 4 * (all - from)) : 0;
+            copy_bytes(to + c, bytes ? h + from : h, bytes);
+        }
+    };
+    // Where registers allow it B and dx are asked for early.
+    constexpr bool EARLY = P * TILES < 16;
+    // A unit's part of A for each lane: both strips' high words, then their rests.
+    auto split_a = [&](int u, int p) {
+        int j = fresh(own) + u * 16;
+        uint4 words = make_uint4(0, 0, 0, 0);
+        if (j < d) {
+            const float* w = paths.at[p].a + (u64)(2 * q) * d + j + g / 2 * 4 + g % 2;
+            words.x = split2(2 * q < b ? w[0] : 0.f, 2 * q + 1 < b ? w[d] : 0.f, &words.z);
+            words.y = split2(2 * q < b ? w[2] : 0.f, 2 * q + 1 < b ? w[d + 2] : 0.f, &words.w);
+        }
+        return words;
+    };
+    // Where shared memory has room for them they stay; each thread reads only what it wrote.
+    uint4* kept = (uint4*)(tiles + 2 * tile) + threadIdx.x;
+    bool keeps = dx && dynamic_shared_bytes() >= 8 * few + 4 * tile + UNITS * P * 512 * 16;
+    float acc_a[P][UNITS][4] = {}, acc_b[P][UNITS][4] = {};
+    int turn = 0;
+    copy(blockIdx.x * 16, tiles);
+    copy_ranks(blockIdx.x * 16, ranks);
+    commit_copies();
+    if (keeps) {
+#pragma unroll
+        for (int u = 0; u < UNITS; u++)
+#pragma unroll
+            for (int p = 0; p < P; p++) kept[(u * P + p) * 512] = split_a(u, p);
+    }
+    for (int row0 = blockIdx.x * 16; row0 < n; row0 += gridDim.x * 16) {
+        bf16 *xs = tiles + (two ? turn * tile : 0), *ys = xs + 16 * xp;
+        float* hs = ranks + turn * few;
+        int next = row0 + gridDim.x * 16;
+        float wb[UNITS][P][4];
+        u32 stride = fresh(r);
+        auto ask = [&](int u) {
+            u32 j = fresh(own) + u * 16;
+#pragma unroll
+            for (int p = 0; p < P; p++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    wb[u][p][e] = g < b && j < wide ? paths.at[p].b[(j + 2 * q + e % 2 + e / 2 * 8) * stride + g] : 0.f;
+        };
+        if (EARLY) {
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) ask(u);
+        }
+        __syncwarp();
+        if (two) {
+            if (next < n) copy(next, tiles + (turn ^ 1) * tile);
+            commit_copies();
+            wait_for_copies<1>();
+        } else {
+            wait_for_copies<0>();
+        }
+        __syncwarp();
         float sums[P][4] = {};
 #pragma unroll
-        for (int p = 0; p < P; p++)
-            for (int k0 = warp * 16; k0 < wide; k0 += 256) {
-                u32 a[4], high[2], rest[2];
-                matrices(a, ys + (p * 16 + across) * yp + k0 + down);
+        for (int u = 0; u < UNITS; u++) {
+            int j = own + u * 16;
+            if (j >= wide) break;
+            if (!EARLY) ask(u);
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const float* w = paths.at[p].b + (u64)(k0 + 2 * q + 8 * half) * r + g;
-                    high[half] = split2(g < b ? w[0] : 0.f, g < b ? w[r] : 0.f, rest + half);
-                }
+            for (int p = 0; p < P; p++) {
+                u32 a[4], rest[2], high[2] = {
+                    split2(wb[u][p][0], wb[u][p][1], rest), split2(wb[u][p][2], wb[u][p][3], rest + 1)
+                };
+                matrices(a, ys + (p * 16 + (lane & 15)) * yp + j + (lane >> 4) * 8);
                 mma(sums[p], a, high[0], high[1]);
                 mma(sums[p], a, rest[0], rest[1]);
             }
+        }
 #pragma unroll
         for (int p = 0; p < P; p++)
 #pragma unroll
             for (int e = 0; e < 4; e++) parts[warp][g + e / 2 * 8][p * 8 + 2 * q + e % 2] = sums[p][e];
+        uint2 old[UNITS][2];
+        auto ask_dx = [&](int u) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int row = row0 + g + 8 * half, j = fresh(own) + u * 16;
+                old[u][half] = onto && row < n && j < d ? *(const uint2*)(dx + (u64)row * d + j + q * 4) : make_uint2(0, 0);
+            }
+        };
+        if (EARLY) {
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) ask_dx(u);
+        }
         __syncthreads();
+        // Nobody reads the other rows of h any more.
+        if (next < n) copy_ranks(next, ranks + (turn ^ 1) * few);
+        commit_copies();
         if (threadIdx.x < 128 * P) {
             int i = threadIdx.x / (8 * P), k = threadIdx.x % (8 * P);
             float sum = 0.f;
@@ -176,142 +295,139 @@ __device__ __forceinline__ void gradient(
         }
         __syncthreads();
         if (dx) {
-            u32 a[P][4];
+            // Columns in an order that leaves each lane four neighbours of a unit's 16.
 #pragma unroll
-            for (int p = 0; p < P; p++) ranks_as_columns<8 * P + 1>(a[p], dhs, p * 8, 1.f);
-            for (int j0 = warp * 32; j0 < d; j0 += 512) {
-                float c[4][4];
+            for (int u = 0; u < UNITS; u++) {
+                int j = own + u * 16;
+                if (j >= d) break;
+                float c[2][4];
+                if (!EARLY) ask_dx(u);
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    int row = row0 + g + 8 * half;
-                    float v[8] = {};
-                    if (onto && row < n) load_vector(dx + (u64)row * d + j0 + q * 8, v);
+                    u32 words[2] = {old[u][half].x, old[u][half].y};
 #pragma unroll
-                    for (int i = 0; i < 8; i++) c[i / 2][half * 2 + i % 2] = v[i];
-                }
-#pragma unroll
-                for (int p = 0; p < P; p++)
-#pragma unroll
-                    for (int s = 0; s < 4; s++) {
-                        const float* w = paths.at[p].a + (u64)(2 * q) * d + j0 + g / 2 * 8 + s * 2 + g % 2;
-                        u32 rest, high = split2(2 * q < b ? w[0] : 0.f, 2 * q + 1 < b ? w[d] : 0.f, &rest);
-                        mma(c[s], a[p], high, high);
-                        mma(c[s], a[p], rest, rest);
+                    for (int s = 0; s < 2; s++) {
+                        c[s][2 * half] = __uint_as_float(words[s] << 16);
+                        c[s][2 * half + 1] = __uint_as_float(words[s] & 0xffff0000u);
                     }
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int row = row0 + g + 8 * half;
-                    if (row >= n) continue;
-                    float v[8];
-#pragma unroll
-                    for (int i = 0; i < 8; i++) v[i] = c[i / 2][half * 2 + i % 2];
-                    store_vector(dx + (u64)row * d + j0 + q * 8, v);
                 }
-            }
-        }
-        // Ranks as rows: of both paths for dA, of one path and its rests for dB (and for dA where there is one path).
-        u32 over_a[4], over_rest[4], over_b[P][4];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int i = 2 * q + 8 * half;
-#pragma unroll
-            for (int p = 0; p < P; p++)
-                over_b[p][2 * half] = split2(hs[i][p * 8 + g], hs[i + 1][p * 8 + g], &over_b[p][2 * half + 1]);
-            over_a[2 * half] = split2(dhs[i][g], dhs[i + 1][g], &over_rest[2 * half]);
-            if (P == 1)
-                over_a[2 * half + 1] = over_rest[2 * half];
-            else
-                over_a[2 * half + 1] =
-                    split2(dhs[i][8 * P - 8 + g], dhs[i + 1][8 * P - 8 + g], &over_rest[2 * half + 1]);
-        }
-#pragma unroll
-        for (int t = 0; t < TILES; t += 2) {
-            int j = (warp * TILES + t) * 8;
-            u32 w[4];
-            if (j < d) {
-                matrices_transposed(w, xs + across * xp + j + down);
-                mma(acc_a[t], over_a, w[0], w[1]);
-                mma(acc_a[t + 1], over_a, w[2], w[3]);
-                if (P > 1) {
-                    mma(acc_a[t], over_rest, w[0], w[1]);
-                    mma(acc_a[t + 1], over_rest, w[2], w[3]);
-                }
-            }
-            if (j < wide) {
 #pragma unroll
                 for (int p = 0; p < P; p++) {
-                    matrices_transposed(w, ys + (p * 16 + across) * yp + j + down);
-                    mma(acc_b[p][t], over_b[p], w[0], w[1]);
-                    mma(acc_b[p][t + 1], over_b[p], w[2], w[3]);
+                    u32 a[4];
+                    ranks_as_columns<8 * P + 1>(a, dhs, p * 8, 1.f);
+                    uint4 w = keeps ? kept[(u * P + p) * 512] : split_a(u, p);
+                    mma(c[0], a, w.x, w.x), mma(c[0], a, w.z, w.z);
+                    mma(c[1], a, w.y, w.y), mma(c[1], a, w.w, w.w);
+                }
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int row = row0 + g + 8 * half;
+                    if (row < n)
+                        *(uint2*)(dx + (u64)row * d + j + q * 4) = make_uint2(
+                            pack2(c[0][2 * half], c[0][2 * half + 1]), pack2(c[1][2 * half], c[1][2 * half + 1])
+                        );
                 }
             }
         }
-    }
-    float *shares_a = partial + (u64)blockIdx.x * 8 * P * (d + wide), *shares_b = shares_a + 8 * P * d;
+        // Columns as rows, ranks as columns: c[column, rank] += x[row, column] dh[row, rank], and rests.
 #pragma unroll
-    for (int t = 0; t < TILES; t++) {
-        int j = (warp * TILES + t) * 8 + 2 * q;
-        if (j < d) {
-            const float* c = acc_a[t];
-            if (P == 1) {
-                *(float2*)(shares_a + g * d + j) = make_float2(c[0] + c[2], c[1] + c[3]);
-            } else {
-                *(float2*)(shares_a + g * d + j) = make_float2(c[0], c[1]);
-                *(float2*)(shares_a + (g + 8) * d + j) = make_float2(c[2], c[3]);
+        for (int p = 0; p < P; p++) {
+            u32 over_a[2], less_a[2], over_b[2], less_b[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int i = 2 * q + 8 * half;
+                over_a[half] = split2(dhs[i][p * 8 + g], dhs[i + 1][p * 8 + g], less_a + half);
+                const float* row = hs + (i * P + p) * r + g;
+                over_b[half] = split2(g < r ? row[0] : 0.f, g < r ? row[P * r] : 0.f, less_b + half);
+            }
+            int i = fresh(lane), at = (i & 7) + (i >> 4) * 8, across = (i >> 3 & 1) * 8;
+#pragma unroll
+            for (int u = 0; u < UNITS; u++) {
+                int j = own + u * 16;
+                u32 a[4];
+                if (j < d) {
+                    matrices_transposed(a, xs + at * xp + j + across);
+                    mma(acc_a[p][u], a, over_a[0], over_a[1]);
+                    mma(acc_a[p][u], a, less_a[0], less_a[1]);
+                }
+                if (j < wide) {
+                    matrices_transposed(a, ys + (p * 16 + at) * yp + j + across);
+                    mma(acc_b[p][u], a, over_b[0], over_b[1]);
+                    mma(acc_b[p][u], a, less_b[0], less_b[1]);
+                }
             }
         }
-        if (j < wide) {
-#pragma unroll
-            for (int p = 0; p < P; p++) {
-                const float* c = acc_b[p][t];
-                *(float2*)(shares_b + (p * 8 + g) * wide + j) = make_float2(c[0] + c[2], c[1] + c[3]);
-            }
+        turn ^= 1;
+        if (!two) {
+            __syncwarp();
+            if (next < n) copy(next, xs);
+            commit_copies();
         }
     }
+    if (2 * q >= b) return;
+    float4 *shares_a = (float4*)(partial + (u64)blockIdx.x * 8 * P * (d + wide)), *shares_b = shares_a + 2 * P * d;
+#pragma unroll
+    for (int p = 0; p < P; p++)
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) {
+            int j = own + u * 16;
+            const float *ca = acc_a[p][u], *cb = acc_b[p][u];
+            if (j < d) shares_a[p * 2 * d + 2 * j + q * 8 + g] = make_float4(ca[0], ca[1], ca[2], ca[3]);
+            if (j < wide) shares_b[p * 2 * wide + 2 * j + q * 8 + g] = make_float4(cb[0], cb[1], cb[2], cb[3]);
+        }
 }
 
-// dA += sum over blocks of their shares, dB += scale times theirs, for the ranks first .. last that learn. Grid: strips
-// of 32 columns, ranks, A and B of each path.
+// dA += sum over blocks of their shares, dB += scale times theirs, for the ranks first .. last that learn. A block has 16
+// columns of one factor of one path: those of A, path after path, then those of B. Lane 8 q + g has the ranks 2 q and
+// 2 q + 1 of columns g and g + 8, as `gradient` stored them; no share of a rank from b on is read.
 template <int P>
 __device__ __forceinline__ void gather(
     const float* partial, const Paths& paths, int chunks, int d, int wide, int r, int first, int last, float scale
 ) {
-    __shared__ float shared[8][32];
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, j = blockIdx.x * 32 + lane, k = blockIdx.y;
-    int p = blockIdx.z / 2, is_b = blockIdx.z % 2, width = is_b ? wide : d;
-    if (k < first || k >= last) return;
-    const float* at = partial + (is_b ? (u64)8 * P * d : 0) + (u64)(p * 8 + k) * width + j;
-    float sum = 0.f;
-    if (j < width) {
-#pragma unroll 4
-        for (int chunk = warp; chunk < chunks; chunk += 8) sum += at[(u64)chunk * 8 * P * (d + wide)];
+    __shared__ float sums[16][128];
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, rank = lane / 8 * 2;
+    const float4* at = (const float4*)partial + (u64)blockIdx.x * 32 + lane;
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    if (rank < last && rank + 1 >= first) {
+#pragma unroll 8
+        for (int chunk = warp; chunk < chunks; chunk += 16) {
+            float4 c = at[(u64)chunk * 2 * P * (d + wide)];
+            sum.x += c.x, sum.y += c.y, sum.z += c.z, sum.w += c.w;
+        }
     }
-    shared[warp][lane] = sum;
+    *(float4*)&sums[warp][lane * 4] = sum;
     __syncthreads();
-    if (warp || j >= width) return;
-    sum = 0.f;
+    if (threadIdx.x >= 128) return;
+    float all = 0.f;
 #pragma unroll
-    for (int w = 0; w < 8; w++) sum += shared[w][lane];
-    const Path& path = paths.at[p];
+    for (int w = 0; w < 16; w++) all += sums[w][threadIdx.x];
+    int place = threadIdx.x / 4, k = place / 8 * 2 + threadIdx.x % 2, column = place % 8 + threadIdx.x / 2 % 2 * 8;
+    if (k < first || k >= last) return;
+    int is_b = (int)blockIdx.x * 16 >= P * d, j = blockIdx.x * 16 - (is_b ? P * d : 0), width = is_b ? wide : d;
+    bool second = j >= width;
+    if (second) j -= width;
+    j += column;
     if (is_b) {
-        if (path.db) path.db[(u64)j * r + k] += scale * sum;
-    } else if (path.da) {
-        path.da[(u64)k * d + j] += sum;
+        float* db = P > 1 && second ? paths.at[1].db : paths.at[0].db;
+        if (db) db[(u64)j * r + k] += scale * all;
+    } else {
+        float* da = P > 1 && second ? paths.at[1].da : paths.at[0].da;
+        if (da) da[(u64)k * d + j] += all;
     }
 }
 
-#define START(P, MT)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) lora_start_##P##_##MT(                                         \
+#define START(P, WARPS)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) lora_start_##P##_##WARPS(                            \
         const bf16* x, Paths paths, const float* bias, bf16* y, float* h, int n, int d, int m, int wide, int r,      \
         int b, float scale, const Live* live                                                                         \
     ) {                                                                                                              \
         settle_rank(live, b), settle_scale(live, scale);                                                             \
-        start<P, MT>(x, paths, bias, y, h, n, d, m, wide, r, b, scale);                                              \
+        start<P, WARPS>(x, paths, bias, y, h, n, d, m, wide, r, b, scale);                                        \
     }
-START(1, 1)
-START(1, 2)
-START(2, 1)
-START(2, 2)
+START(1, 12)
+START(1, 16)
+START(2, 12)
+START(2, 16)
 
 #define GRADIENT(P, TILES)                                                                                           \
     extern "C" __global__ void __launch_bounds__(512, 1) lora_gradient_##P##_##TILES(                                \
@@ -329,7 +445,7 @@ GRADIENT(2, 6)
 GRADIENT(2, 8)
 
 #define GATHER(P)                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(256) lora_gather_##P(                                               \
+    extern "C" __global__ void __launch_bounds__(512) lora_gather_##P(                                               \
         const float* partial, Paths paths, int chunks, int d, int wide, int r, int first, int last, float scale,     \
         const Live* live                                                                                             \
     ) {                                                                                                              \

@@ -19,6 +19,11 @@ pub(super) fn by_row(n: usize) -> (usize, usize, usize) {
     (n.div_ceil(8), 1, 1)
 }
 
+/// Blocks of 32 rows and 256 columns.
+fn tiles(n: usize, d: usize) -> (usize, usize, usize) {
+    (n.div_ceil(32) * d.div_ceil(256), 1, 1)
+}
+
 fn aligned(pointers: &[u64]) -> i32 {
     vector(0, pointers)
 }
@@ -94,7 +99,22 @@ pub(crate) fn bias_gelu(cuda: &Cuda, form: Gelu, x: &Tensor, bias: &Tensor) -> R
     let kernel = (Source::Elementwise, kind, "bias_gelu_forward");
     let (rows, columns, choice) = (int(OP, n)?, int(OP, d)?, i32::from(form == Gelu::Tanh));
     // SAFETY: parameters as in elementwise.cu; x and y are [n, d], the bias [d].
-    unsafe { launch!(cuda, kernel, by_row(n), 256, 0, xp, bp, yp, rows, columns, choice, vec)? };
+    unsafe {
+        launch!(
+            cuda,
+            kernel,
+            tiles(n, d),
+            256,
+            0,
+            xp,
+            bp,
+            yp,
+            rows,
+            columns,
+            choice,
+            vec
+        )?
+    };
     Ok(y)
 }
 
@@ -113,7 +133,7 @@ pub(crate) fn bias_gelu_gradient(cuda: &Cuda, form: Gelu, x: &Tensor, bias: &Ten
         launch!(
             cuda,
             kernel,
-            by_row(n),
+            tiles(n, d),
             256,
             0,
             xp,

@@ -174,12 +174,12 @@ pub(crate) fn stacks(cuda: &Cuda, dtype: DType, d: usize, wide: usize, r: usize,
         && (1..=MOST_RANKS).contains(&r)
         && fits(d)
         && fits(wide)
-        && tiles_bytes(d, wide, count) <= cuda.shared_limit()
+        && tiles_bytes(d, wide, count, r, 1) <= cuda.shared_limit()
 }
 
-/// Shared memory of the gradient kernel: 16 rows of x and of each path's dy.
-fn tiles_bytes(d: usize, wide: usize, count: usize) -> usize {
-    16 * 2 * (d + 8 + count * (wide + 8))
+/// Shared memory of the gradient kernel: 16 rows of x and of each path's dy for each tile, and of h for two.
+fn tiles_bytes(d: usize, wide: usize, count: usize, r: usize, tiles: usize) -> usize {
+    tiles * 16 * 2 * (d + 8 + count * (wide + 8)) + 2 * 16 * 4 * count * r
 }
 
 /// Paths as kernels take them.
@@ -243,22 +243,27 @@ pub(crate) fn stacked_linear(
     );
     let hp = h.cuda_pointer(OP, cuda, DType::F32)?;
     let bp = optional(OP, cuda, base.and_then(|(_, bias)| bias), DType::F32)?;
-    // Few rows are spread over more blocks; many share the factors that a block loads.
-    let (name, rows) = match (paths.len(), n < 4096) {
-        (1, true) => ("lora_start_1_1", 16),
-        (1, false) => ("lora_start_1_2", 32),
-        (_, true) => ("lora_start_2_1", 16),
-        (_, false) => ("lora_start_2_2", 32),
+    // A block's warps have up to four parts each of x's columns.
+    let (name, warps) = match (paths.len(), d) {
+        (1, 0..=768) => ("lora_start_1_12", 12),
+        (1, _) => ("lora_start_1_16", 16),
+        (_, 0..=768) => ("lora_start_2_12", 12),
+        _ => ("lora_start_2_16", 16),
     };
+    // Columns of y in units of 32 a warp, as many as shared memory holds factors for; the kernel reads from its size how many.
+    let all = y.width().div_ceil(32 * warps).max(1);
+    let units = all.min(cuda.shared_limit() / (1024 * warps)).max(1);
     let (list, scale) = (paths_of(OP, cuda, paths, &[])?, low.scale as f32);
     let (height, width, m) = (int(OP, n)?, int(OP, d)?, int(OP, y.width())?);
     let (wide, ranks, rank) = (int(OP, wide)?, int(OP, r)?, int(OP, low.rank)?);
-    let (kernel, grid) = ((Source::LoraMma, Kind::Bf16, name), (n.div_ceil(rows), 1, 1));
+    let kernel = (Source::LoraMma, Kind::Bf16, name);
+    let grid = (n.div_ceil(16).min(cuda.multiprocessors()), all.div_ceil(units), 1);
+    let (threads, bytes) = (32 * warps as u32, 1024 * warps * units);
     let live = cuda.live_ranks(OP, low.rank, low.scale)?;
     // SAFETY: parameters as in lora_mma.cu; x is [n, d], y [n, m], h [n, paths r], A [r, d], B [wide, r].
     unsafe {
         launch!(
-            cuda, kernel, grid, 256, 0, xp, list, bp, yp, hp, height, width, m, wide, ranks, rank, scale, live
+            cuda, kernel, grid, threads, bytes, xp, list, bp, yp, hp, height, width, m, wide, ranks, rank, scale, live
         )?
     };
     if let Some((weight, _)) = base {
@@ -285,7 +290,6 @@ pub(crate) fn stacked_linear_gradient(
     const OP: &str = "stacked_linear_gradient";
     let low = paths[0].0;
     let (n, d, r, wide) = (x.num_rows(), x.width(), low.a.num_rows(), low.b.num_rows());
-    let bytes = tiles_bytes(d, wide, paths.len());
     let target = dx
         .map(|onto| Tensor::cuda_target(OP, onto, cuda, DType::Bf16, x.shape()))
         .transpose()?;
@@ -300,14 +304,20 @@ pub(crate) fn stacked_linear_gradient(
     let chunks = n.div_ceil(16).min(cuda.multiprocessors());
     let partial = Tensor::on_cuda(OP, cuda, DType::F32, &[chunks, 8 * paths.len(), d + wide])?;
     let part = partial.cuda_pointer(OP, cuda, DType::F32)?;
-    let (name, gather) = match (paths.len(), d.max(wide)) {
-        (1, 0..=512) => ("lora_gradient_1_4", "lora_gather_1"),
-        (1, 513..=768) => ("lora_gradient_1_6", "lora_gather_1"),
-        (1, _) => ("lora_gradient_1_8", "lora_gather_1"),
-        (_, 0..=512) => ("lora_gradient_2_4", "lora_gather_2"),
-        (_, 513..=768) => ("lora_gradient_2_6", "lora_gather_2"),
-        _ => ("lora_gradient_2_8", "lora_gather_2"),
+    let (name, gather, most) = match (paths.len(), d.max(wide)) {
+        (1, 0..=512) => ("lora_gradient_1_4", "lora_gather_1", 512),
+        (1, 513..=768) => ("lora_gradient_1_6", "lora_gather_1", 768),
+        (1, _) => ("lora_gradient_1_8", "lora_gather_1", 1024),
+        (_, 0..=512) => ("lora_gradient_2_4", "lora_gather_2", 512),
+        (_, 513..=768) => ("lora_gradient_2_6", "lora_gather_2", 768),
+        _ => ("lora_gradient_2_8", "lora_gather_2", 1024),
     };
+    // Room for two tiles and all of A, split; for two tiles; or for one: the kernel reads from the size which.
+    let tiles = |tiles| tiles_bytes(d, wide, paths.len(), r, tiles);
+    let bytes = [tiles(2) + 32 * paths.len() * most, tiles(2)]
+        .into_iter()
+        .find(|bytes| *bytes <= cuda.shared_limit())
+        .unwrap_or(tiles(1));
     let (list, scale) = (paths_of(OP, cuda, paths, targets)?, low.scale as f32);
     let (height, width, m) = (int(OP, n)?, int(OP, d)?, int(OP, dy.width())?);
     let (columns, ranks, rank) = (int(OP, wide)?, int(OP, r)?, int(OP, low.rank)?);
@@ -340,9 +350,9 @@ pub(crate) fn stacked_linear_gradient(
             live
         )?;
         let kernel = (Source::LoraMma, Kind::Bf16, gather);
-        let grid = (d.max(wide).div_ceil(32), r, 2 * paths.len());
+        let grid = (paths.len() * (d + wide) / 16, 1, 1);
         launch!(
-            cuda, kernel, grid, 256, 0, part, list, count, width, columns, ranks, first, last, scale, live
+            cuda, kernel, grid, 512, 0, part, list, count, width, columns, ranks, first, last, scale, live
         )?;
     }
     let Some((dx, _)) = target else { return Ok(None) };

@@ -9,14 +9,16 @@ use crate::ops::{NormGradients, Normalised};
 use crate::rng::Dropout;
 use crate::tensor::Tensor;
 
-/// The kernels for a width: a warp keeps a row in registers, 256 elements a piece.
-fn kernels(op: &'static str, d: usize) -> Result<(&'static str, &'static str)> {
-    match d.div_ceil(256) {
-        0..=1 => Ok(("norm_forward_1", "norm_backward_1")),
-        2 => Ok(("norm_forward_2", "norm_backward_2")),
-        3 => Ok(("norm_forward_3", "norm_backward_3")),
-        4 => Ok(("norm_forward_4", "norm_backward_4")),
-        5..=16 => Ok(("norm_forward_16", "norm_backward_16")),
+/// The kernels for a width: a warp keeps a row in registers, 256 elements a piece. `vec` says that rows are aligned.
+fn kernels(op: &'static str, d: usize, vec: i32) -> Result<(&'static str, &'static str)> {
+    match (d, d.div_ceil(256)) {
+        (768, _) if vec != 0 => Ok(("norm_forward_768", "norm_backward_768")),
+        (1024, _) if vec != 0 => Ok(("norm_forward_1024", "norm_backward_1024")),
+        (_, 0..=1) => Ok(("norm_forward_1", "norm_backward_1")),
+        (_, 2) => Ok(("norm_forward_2", "norm_backward_2")),
+        (_, 3) => Ok(("norm_forward_3", "norm_backward_3")),
+        (_, 4) => Ok(("norm_forward_4", "norm_backward_4")),
+        (_, 5..=16) => Ok(("norm_forward_16", "norm_backward_16")),
         _ => Err(Error::Unsupported {
             op,
             what: format!("a width of {d} (4096 is the most)"),
@@ -48,11 +50,11 @@ pub(crate) fn layer_norm(
     let shift = optional(OP, cuda, bias, DType::F32)?;
     let f32s = |t: &Tensor| t.cuda_pointer(OP, cuda, DType::F32);
     let (gp, bp, mp, tp) = (f32s(gamma)?, f32s(beta)?, f32s(&mean)?, f32s(&rstd)?);
-    let kernel = (Source::Norm, kind, kernels(OP, d)?.0);
     let (drop, vec) = (
         Drop::new(OP, cuda, dropout)?,
         vector(d, &[xp, yp, rp, sp, gp, bp, shift]),
     );
+    let kernel = (Source::Norm, kind, kernels(OP, d, vec)?.0);
     let (rows, columns, eps) = (int(OP, n)?, int(OP, d)?, eps as f32);
     // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma and beta [d], mean and rstd [n].
     unsafe {
@@ -115,8 +117,8 @@ pub(crate) fn layer_norm_gradient(
             optional(OP, cuda, dresidual.as_ref(), dtype)?,
             optional(OP, cuda, dx.as_ref(), dtype)?,
         );
-        let kernel = (Source::Norm, kind, kernels(OP, d)?.1);
         let (drop, vec) = (Drop::new(OP, cuda, dropout)?, vector(d, &[dyp, sp, gp, rp, xp]));
+        let kernel = (Source::Norm, kind, kernels(OP, d, vec)?.1);
         let (rows, columns) = (int(OP, n)?, int(OP, d)?);
         // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma [d], mean and rstd [n].
         unsafe {

@@ -70,6 +70,68 @@ fn elementwise_operations() -> Result<()> {
     })
 }
 
+/// GELU and its slope in f64, without the cancellation of 1 + erf(x) below zero.
+fn exact_gelu(kind: Gelu, x: f64) -> (f64, f64) {
+    match kind {
+        Gelu::Erf => {
+            let phi = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            (x * phi, phi + x * density)
+        }
+        Gelu::Tanh => {
+            let (root, cubic) = ((2.0 / std::f64::consts::PI).sqrt(), 0.044715);
+            let phi = 1.0 / (1.0 + (-2.0 * root * x * (1.0 + cubic * x * x)).exp());
+            let inner = 2.0 * root * (1.0 + 3.0 * cubic * x * x);
+            (x * phi, phi + x * phi * (1.0 - phi) * inner)
+        }
+    }
+}
+
+/// GELU of every bf16 number up to 13 in size. Rounding the result loses 2^-8 of it, the approximation 2^-14; a slope is a sum
+/// of terms of size 1, so what it loses is held against 1. A tail below the least normal number, 2^-126, counts as zero: up to
+/// 13 times that.
+#[test]
+fn gelu_of_every_bf16_number() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let mut values: Vec<f32> = (0..=u16::MAX)
+        .map(|bits| f32::from_bits(u32::from(bits) << 16))
+        .collect();
+    values.retain(|v| v.abs() <= 13.0);
+    values.truncate(values.len() / 8 * 8);
+    let shape = [values.len() / 8, 8];
+    let on_gpu = |values: &[f32]| {
+        let host = Tensor::from_slice(&Device::cpu(), values, &shape)?;
+        host.to_dtype(DType::Bf16)?.to_device(gpu)
+    };
+    let (x, one) = (on_gpu(&values)?, on_gpu(&vec![1.0; values.len()])?);
+    let zero = Tensor::zeros(gpu, DType::F32, &[8])?;
+    let (round, approximate, least) = (2f64.powi(-8), 2f64.powi(-14), 2f64.powi(-122));
+    for kind in [Gelu::Erf, Gelu::Tanh] {
+        let results = [ops::gelu(kind, &x)?, ops::bias_gelu(kind, &x, &zero)?];
+        let slopes = [
+            ops::gelu_gradient(kind, &x, &one)?,
+            ops::bias_gelu_gradient(kind, &x, &zero, &one)?,
+        ];
+        for (result, slope) in results.iter().zip(&slopes) {
+            let pairs = result.to_f64_vec()?.into_iter().zip(slope.to_f64_vec()?);
+            for (at, (result, slope)) in values.iter().zip(pairs) {
+                let (value, steepness) = exact_gelu(kind, f64::from(*at));
+                let allowed = (round + approximate) * value.abs() + least;
+                assert!(
+                    (result - value).abs() <= allowed,
+                    "{kind:?} of {at}: {result} for {value}"
+                );
+                let allowed = round * steepness.abs() + approximate;
+                assert!(
+                    (slope - steepness).abs() <= allowed,
+                    "{kind:?}' of {at}: {slope} for {steepness}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn linear_layers() -> Result<()> {
     on_both_types(|make| {
@@ -352,6 +414,10 @@ fn projections_side_by_side() -> Result<()> {
         ([333, 384, 8], &[1]),
         ([65, 1024, 5], &[1, 0]),
         ([5000, 128, 8], &[0, 2]),
+        // More tiles than multiprocessors, and a last tile of one row.
+        ([4353, 768, 8], &[0, 2]),
+        ([2561, 1024, 7], &[0, 2]),
+        ([2200, 768, 4], &[0]),
     ] {
         for rank in [1, r] {
             seed += 1;
@@ -461,6 +527,29 @@ fn stacked_case(
         Some(Some(conto)),
     )?;
     close_if_some("stacked dx", &gpu, &cpu, 2.0 * tol);
+    // The same inputs give the same bytes.
+    let mut twice = Vec::new();
+    for _ in 0..2 {
+        let fresh: Vec<[Tensor; 2]> = columns
+            .iter()
+            .map(|_| {
+                Ok([
+                    Tensor::zeros(make.gpu, DType::F32, &[r, d])?,
+                    Tensor::zeros(make.gpu, DType::F32, &[d, r])?,
+                ])
+            })
+            .collect::<Result<_>>()?;
+        let into: Vec<_> = fresh.iter().map(|[da, db]| (da, db)).collect();
+        let (on_gpu, inputs) = (paths(true), [&x.gpu, &gh]);
+        ops::stacked_linear_gradient(&dy.gpu, inputs, &w.gpu, &on_gpu, &into, write.clone(), Some(None))?;
+        let values: Vec<Vec<f32>> = fresh
+            .iter()
+            .flatten()
+            .map(Tensor::to_vec::<f32>)
+            .collect::<Result<_>>()?;
+        twice.push(values);
+    }
+    assert_eq!(twice[0], twice[1]);
     for [.., da, db] in &factors {
         // An f32 factor is two bf16 numbers in a product: 2^-17 beside what the sum itself loses.
         close(
