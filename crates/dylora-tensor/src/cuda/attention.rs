@@ -1,10 +1,12 @@
 //! Attention over packed sequences: on tensor cores for bf16 and the usual head sizes, the plain form otherwise.
 
+use super::context::undeclared;
 use super::module::Source;
 use super::{Cuda, Drop, int, kind, launch, optional, vector};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::{Attended, Attention};
+use crate::segments::Segments;
 use crate::tensor::Tensor;
 
 /// Sizes as kernels take them.
@@ -23,43 +25,105 @@ struct Sizes {
     k_pitch: i32,
 }
 
-/// Kernels of one form, and what its launches need.
-struct Form {
-    source: Source,
-    forward: &'static str,
-    dq: &'static str,
-    dkv: &'static str,
-    /// Queries or keys of a block.
-    rows: usize,
-    /// Bytes of shared memory.
-    shared: usize,
+/// Whether attention of this type and head size runs on tensor cores. Only then may queries, keys and values lie side by
+/// side in one tensor.
+pub(crate) fn attends_stacked(dtype: DType, dim: usize) -> bool {
+    tensor_cores(dtype, dim).is_some()
 }
 
-fn form(op: &'static str, dtype: DType, dim: usize) -> Result<Form> {
-    let mma = |forward, dq, dkv| Form {
-        source: Source::AttentionMma,
-        forward,
-        dq,
-        dkv,
-        rows: 64,
-        shared: 0,
-    };
-    match (dtype, dim) {
-        (DType::Bf16, 32) => Ok(mma("mma_forward_32", "mma_dq_32", "mma_dkv_32")),
-        (DType::Bf16, 64) => Ok(mma("mma_forward_64", "mma_dq_64", "mma_dkv_64")),
-        (DType::Bf16, 128) => Ok(mma("mma_forward_128", "mma_dq_128", "mma_dkv_128")),
-        (_, 1..=128) => Ok(Form {
-            source: Source::Attention,
-            forward: "attention_forward",
-            dq: "attention_dq",
-            dkv: "attention_dkv",
-            rows: 16,
-            shared: (2 * 32 * (dim + 1) + 2 * 16 * dim) * 4,
-        }),
-        _ => Err(Error::Unsupported {
+fn tensor_cores(dtype: DType, dim: usize) -> Option<Source> {
+    Source::attention_mma(dim).filter(|_| dtype == DType::Bf16)
+}
+
+/// Queries or keys of a block of the plain form.
+const ROWS: usize = 32;
+
+/// Bytes of shared memory of a block of the plain form.
+fn plain_shared(op: &'static str, dim: usize) -> Result<usize> {
+    if dim > 128 {
+        return Err(Error::Unsupported {
             op,
             what: format!("a head size of {dim} (128 is the most)"),
-        }),
+        });
+    }
+    let (tile, pitch) = (if dim <= 64 { 64 } else { 32 }, (dim.div_ceil(4) | 1) * 4);
+    Ok(((2 * ROWS + 2 * tile) * pitch + ROWS * (tile + 4)) * 4)
+}
+
+/// Tokens of a sequence on average, rounded up.
+fn mean(segments: &Segments) -> usize {
+    segments.tokens().div_ceil(segments.count().max(1))
+}
+
+/// The forward kernel on tensor cores and the queries of a block. Twice the queries a warp halve what is read from shared
+/// memory for each of them, where sequences are long enough to use them.
+fn forced(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.parse().ok()
+} // EXPERIMENT
+fn forward_kernel(dim: usize, queries: &Segments) -> (&'static str, usize) {
+    if let Some(rows) = forced("ATTN_ROWS") {
+        // EXPERIMENT
+        return match (dim, rows) {
+            (64, 64) => ("mma_forward_1", 64),
+            (64, 128) => ("mma_forward_2", 128),
+            (32, 64) => ("mma_forward_1", 64),
+            (32, 128) => ("mma_forward_2", 128),
+            _ => ("mma_forward_1", 64),
+        }; // EXPERIMENT
+    } // EXPERIMENT
+    match (dim, mean(queries) > 64) {
+        (32, false) => ("mma_forward_1", 64),
+        (32, true) => ("mma_forward_2", 128),
+        (64, false) => ("mma_forward_1", 64),
+        (64, true) => ("mma_forward_2", 128),
+        _ => ("mma_forward_1", 64),
+    }
+}
+
+/// Queries of a tile of the gradient's kernels.
+const TILE: usize = 32;
+
+/// The gradient's kernels on tensor cores.
+#[derive(Clone, Copy)]
+struct Gradients {
+    kernel: &'static str,
+    /// Adds the sums of splits.
+    sum: &'static str,
+    /// Keys that a block takes at a time.
+    keys: usize,
+    warps: u32,
+    /// Blocks that a multiprocessor's registers hold.
+    blocks: usize,
+}
+
+impl Gradients {
+    /// As few keys at a time as most sequences fill, because warps without keys wait for the others.
+    fn of(dim: usize, keys: &Segments) -> Self {
+        let new = |kernel, sum, keys, warps, blocks| Gradients {
+            kernel,
+            sum,
+            keys,
+            warps,
+            blocks,
+        };
+        match (dim, forced("ATTN_KEYS").unwrap_or(mean(keys))) {
+            // EXPERIMENT
+            (32, ..=64) => new("mma_gradients_64", "mma_sum_64", 64, 4, 3),
+            (32, _) => new("mma_gradients_128", "mma_sum_128", 128, 4, 2),
+            (64, ..=64) => new("mma_gradients_64", "mma_sum_64", 64, 4, 3),
+            (64, 65..=128) => new("mma_gradients_64", "mma_sum_64", 64, 4, 3),
+            (64, 1000) => new("mma_gradients_128", "mma_sum_128", 128, 4, 2),
+            (64, _) => new("mma_gradients_256", "mma_sum_256", 256, 16, 1),
+            (_, ..=64) => new("mma_gradients_64", "mma_sum_64", 64, 4, 2),
+            _ => new("mma_gradients_128", "mma_sum_128", 128, 8, 1),
+        }
+    }
+
+    /// Bytes of shared memory without the sums of dq: `Layout` in attention_mma.cu.
+    fn shared(&self, dim: usize) -> usize {
+        let (keys_and_values, tiles) = (2 * self.keys * dim * 2, 4 * TILE * dim * 2);
+        let (scores, statistics, flags) = (self.keys * TILE * 2, 2 * TILE * 8, 2 * TILE * self.keys / 8);
+        keys_and_values + tiles + scores + statistics + flags
     }
 }
 
@@ -118,11 +182,6 @@ fn sizes(op: &'static str, cuda: &Cuda, settings: &Attention<'_>, width: usize, 
     })
 }
 
-/// Whether attention takes queries, keys and values side by side in one tensor.
-pub(crate) fn attends_stacked(dtype: DType, dim: usize) -> bool {
-    dtype == DType::Bf16 && [32, 64, 128].contains(&dim)
-}
-
 /// f32 elements of the log-sum-exp `[n, heads]` up to the keep flags behind it, and of both.
 fn statistics(n: usize, settings: &Attention<'_>) -> (usize, usize) {
     let flags = (n * settings.num_heads).next_multiple_of(4);
@@ -165,11 +224,12 @@ fn forward(
 ) -> Result<(Tensor, Tensor)> {
     const OP: &str = "attention";
     let (heads, width) = (settings.num_heads, shape[shape.len() - 1]);
-    let form = form(OP, dtype, width / heads)?;
+    let dim = width / heads;
+    let on_tensor_cores = tensor_cores(dtype, dim);
     let out = Tensor::on_cuda(OP, cuda, dtype, shape)?;
     let n = out.num_rows();
     let (flags, len) = statistics(n, settings);
-    let flagged = form.source == Source::AttentionMma && settings.dropout.is_some();
+    let flagged = on_tensor_cores.is_some() && settings.dropout.is_some();
     let memory = Tensor::on_cuda(OP, cuda, DType::F32, &[if flagged { len } else { n * heads }])?;
     let lse = memory.rows(0..n * heads)?.reshape(&[n, heads])?;
     let to = out.cuda_pointer(OP, cuda, dtype)?;
@@ -179,29 +239,21 @@ fn forward(
         kept: lp + 4 * flags as u64,
         ..sizes(OP, cuda, settings, width, at)?
     };
-    let kernel = (form.source, kind(OP, dtype)?, form.forward);
+    let (source, name, rows, shared) = if let Some(source) = on_tensor_cores {
+        let (name, rows) = forward_kernel(dim, settings.queries);
+        // Two pairs of tiles of 64 keys and values.
+        (source, name, rows, 2 * 2 * 64 * dim * 2)
+    } else {
+        (Source::Attention, "attention_forward", ROWS, plain_shared(OP, dim)?)
+    };
+    let kernel = (source, kind(OP, dtype)?, name);
     let grid = (
-        settings.queries.longest().div_ceil(form.rows),
+        settings.queries.longest().div_ceil(rows),
         heads,
         settings.queries.count(),
     );
     // SAFETY: parameters as in attention.cu and attention_mma.cu; offsets were made from lengths that sum to the rows.
-    unsafe {
-        launch!(
-            cuda,
-            kernel,
-            grid,
-            128,
-            form.shared,
-            at.q,
-            at.k,
-            at.v,
-            to,
-            lp,
-            sizes,
-            drop
-        )?
-    };
+    unsafe { launch!(cuda, kernel, grid, 128, shared, at.q, at.k, at.v, to, lp, sizes, drop)? };
     Ok((out, lse))
 }
 
@@ -259,7 +311,7 @@ fn backward(
 ) -> Result<()> {
     const OP: &str = "attention_gradient";
     let (dtype, heads, width) = (dout.dtype(), settings.num_heads, dout.width());
-    let (form, kind) = (form(OP, dtype, width / heads)?, kind(OP, dtype)?);
+    let (kind, dim) = (kind(OP, dtype)?, width / heads);
     let pointer = |t: &Tensor| t.cuda_pointer(OP, cuda, dtype);
     let (dp, op) = (pointer(dout)?, pointer(out)?);
     let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
@@ -272,12 +324,48 @@ fn backward(
         kept: lp + 4 * statistics(n, settings).0 as u64,
         ..sizes(OP, cuda, settings, width, at)?
     };
-    let lanes = (width / heads).div_ceil(8).next_power_of_two().min(32);
-    // SAFETY: parameters as in attention.cu and attention_mma.cu; shapes are those of the forward pass.
+    if let Some(source) = tensor_cores(dtype, dim) {
+        let form = Gradients::of(dim, settings.keys);
+        let passes = settings.keys.longest().div_ceil(form.keys);
+        // Where there are fewer heads than multiprocessors, several blocks share a head's keys.
+        let splits = (cuda.multiprocessors() * form.blocks / (heads * count).max(1)).clamp(1, passes.max(1));
+        let (mut shared, mut sums) = (form.shared(dim), None);
+        if passes > 1 && to.q != 0 {
+            let bytes = settings.queries.longest().next_multiple_of(TILE) * dim * 4;
+            if forced("ATTN_SUMS").is_none() && splits == 1 && (shared + bytes) * form.blocks <= undeclared(cuda) {
+                shared += bytes;
+            } else {
+                let tiles = n / TILE + count;
+                sums = Some(Tensor::on_cuda(
+                    OP,
+                    cuda,
+                    DType::F32,
+                    &[splits * heads * tiles, TILE * dim],
+                )?);
+            }
+        }
+        let sp = optional(OP, cuda, sums.as_ref(), DType::F32)?;
+        let kernel = (source, kind, form.kernel);
+        let (grid, block) = ((splits, heads, count), form.warps * 32);
+        // SAFETY: parameters as in attention_mma.cu; shapes are those of the forward pass.
+        unsafe {
+            launch!(
+                cuda, kernel, grid, block, shared, at.q, at.k, at.v, dp, op, lp, ep, to.q, to.k, to.v, sp, sizes, drop
+            )?;
+            if splits > 1 && to.q != 0 {
+                let kernel = (source, kind, form.sum);
+                let grid = (settings.queries.longest().div_ceil(TILE), heads, count);
+                launch!(cuda, kernel, grid, block, 0, sp, to.q, int(OP, splits)?, sizes)?;
+            }
+        }
+        return Ok(());
+    }
+    let (shared, lanes) = (plain_shared(OP, dim)?, dim.div_ceil(8).next_power_of_two().min(32));
+    // SAFETY: parameters as in attention.cu; shapes are those of the forward pass.
     unsafe {
         let kernel = (Source::Attention, kind, "attention_delta");
         let grid = ((n * heads * lanes).div_ceil(256), 1, 1);
-        let (height, each, vec) = (int(OP, n)?, int(OP, lanes)?, vector(width / heads, &[dp, op]));
+        let (height, each, vec) = (int(OP, n)?, int(OP, lanes)?, vector(dim, &[dp, op]));
         launch!(
             cuda,
             kernel,
@@ -294,44 +382,17 @@ fn backward(
             vec
         )?;
         if to.q != 0 {
-            let grid = (settings.queries.longest().div_ceil(form.rows), heads, count);
-            let kernel = (form.source, kind, form.dq);
+            let grid = (settings.queries.longest().div_ceil(ROWS), heads, count);
+            let kernel = (Source::Attention, kind, "attention_dq");
             launch!(
-                cuda,
-                kernel,
-                grid,
-                128,
-                form.shared,
-                at.q,
-                at.k,
-                at.v,
-                dp,
-                lp,
-                ep,
-                to.q,
-                sizes,
-                drop
+                cuda, kernel, grid, 128, shared, at.q, at.k, at.v, dp, lp, ep, to.q, sizes, drop
             )?;
         }
         if to.k != 0 || to.v != 0 {
-            let grid = (settings.keys.longest().div_ceil(form.rows), heads, count);
-            let kernel = (form.source, kind, form.dkv);
+            let grid = (settings.keys.longest().div_ceil(ROWS), heads, count);
+            let kernel = (Source::Attention, kind, "attention_dkv");
             launch!(
-                cuda,
-                kernel,
-                grid,
-                128,
-                form.shared,
-                at.q,
-                at.k,
-                at.v,
-                dp,
-                lp,
-                ep,
-                to.k,
-                to.v,
-                sizes,
-                drop
+                cuda, kernel, grid, 128, shared, at.q, at.k, at.v, dp, lp, ep, to.k, to.v, sizes, drop
             )?;
         }
     }

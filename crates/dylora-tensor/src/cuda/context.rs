@@ -27,7 +27,12 @@ pub(crate) fn driver_error(op: &'static str, error: driver::DriverError) -> Erro
 const WORKSPACE: usize = 32 << 20;
 
 /// Bytes of shared memory that kernels declare, at most.
-const DECLARED: i32 = 20 << 10;
+pub(super) const DECLARED: i32 = 20 << 10;
+
+/// Bytes of shared memory that a launch of a kernel may ask for that declares none.
+pub(super) fn undeclared(cuda: &Cuda) -> usize {
+    cuda.shared_limit() + DECLARED as usize
+}
 
 /// A CUDA device. Clones share it; all work goes to one stream.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
-use super::context::driver_error;
+use super::context::{DECLARED, driver_error};
 use crate::error::{Error, Result};
 
 /// Where compiled kernels are kept between runs; the crate itself knows no files.
@@ -29,7 +29,10 @@ pub(crate) enum Source {
     Loss,
     Optim,
     Attention,
-    AttentionMma,
+    /// By head size, because each takes the compiler seconds.
+    AttentionMma32,
+    AttentionMma64,
+    AttentionMma128,
     Decode,
 }
 
@@ -46,7 +49,7 @@ pub(crate) enum Kind {
 const COMMON: &str = include_str!("../../kernels/common.cuh");
 
 impl Source {
-    const ALL: [Source; 10] = [
+    const ALL: [Source; 12] = [
         Source::Elementwise,
         Source::Norm,
         Source::Rows,
@@ -55,7 +58,9 @@ impl Source {
         Source::Loss,
         Source::Optim,
         Source::Attention,
-        Source::AttentionMma,
+        Source::AttentionMma32,
+        Source::AttentionMma64,
+        Source::AttentionMma128,
         Source::Decode,
     ];
 
@@ -69,15 +74,33 @@ impl Source {
             Source::Loss => include_str!("../../kernels/loss.cu"),
             Source::Optim => include_str!("../../kernels/optim.cu"),
             Source::Attention => include_str!("../../kernels/attention.cu"),
-            Source::AttentionMma => include_str!("../../kernels/attention_mma.cu"),
             Source::Decode => include_str!("../../kernels/decode.cu"),
+            Source::AttentionMma32 | Source::AttentionMma64 | Source::AttentionMma128 => {
+                include_str!("../../kernels/attention_mma.cu")
+            }
         }
+    }
+
+    /// The head size that the source is compiled for.
+    fn head(self) -> Option<usize> {
+        match self {
+            Source::AttentionMma32 => Some(32),
+            Source::AttentionMma64 => Some(64),
+            Source::AttentionMma128 => Some(128),
+            _ => None,
+        }
+    }
+
+    /// Attention on tensor cores for a head size, if there is one.
+    pub(crate) fn attention_mma(dim: usize) -> Option<Self> {
+        Source::ALL.into_iter().find(|source| source.head() == Some(dim))
     }
 
     fn kinds(self) -> &'static [Kind] {
         match self {
             Source::Optim => &[Kind::F32],
-            Source::AttentionMma | Source::LoraMma => &[Kind::Bf16],
+            Source::LoraMma => &[Kind::Bf16],
+            _ if self.head().is_some() => &[Kind::Bf16],
             _ => &[Kind::F32, Kind::Bf16],
         }
     }
@@ -86,6 +109,9 @@ impl Source {
         let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
         if kind == Kind::Bf16 {
             options.push("-DNARROW".to_owned());
+        }
+        if let Some(head) = self.head() {
+            options.push(format!("-DHEAD={head}"));
         }
         if self == Source::Optim {
             options.push("--fmad=false".to_owned());
@@ -219,8 +245,8 @@ impl Modules {
         let function = unsafe {
             let function = driver::module::get_function(module, symbol).map_err(|e| driver_error(name, e))?;
             let most = match source {
-                Source::Attention => 64 << 10,
-                Source::LoraMma => self.shared,
+                Source::Attention | Source::LoraMma => self.shared,
+                _ if source.head().is_some() => self.shared + DECLARED,
                 _ => 0,
             };
             if most > 0 {
