@@ -21,11 +21,6 @@ struct Sizes {
 
 #define LOG2E 1.4426950408889634f
 
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // Shared memory by its 32-bit address. A tile's row is D bf16; its 16-byte chunks are permuted so that eight rows of one
 // chunk lie in different banks. Bits of the chunk's number are the only ones in their places of an address, so another even
