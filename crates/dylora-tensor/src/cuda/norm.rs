@@ -9,10 +9,13 @@ use crate::ops::{NormGradients, Normalised};
 use crate::rng::Dropout;
 use crate::tensor::Tensor;
 
-/// The kernels for a width: a warp keeps a row in registers, 256 elements a piece. `vec` says that rows are aligned.
-fn kernels(op: &'static str, d: usize, vec: i32) -> Result<(&'static str, &'static str)> {
+/// The kernels for a width: a warp keeps a row in registers, 256 elements a piece. `vec` says that rows are aligned; where
+/// there are `many`, warps take fewer registers so that more of them run.
+fn kernels(op: &'static str, d: usize, vec: i32, many: bool) -> Result<(&'static str, &'static str)> {
     match (d, d.div_ceil(256)) {
+        (768, _) if vec != 0 && many => Ok(("norm_forward_768_many", "norm_backward_768")),
         (768, _) if vec != 0 => Ok(("norm_forward_768", "norm_backward_768")),
+        (1024, _) if vec != 0 && many => Ok(("norm_forward_1024_many", "norm_backward_1024")),
         (1024, _) if vec != 0 => Ok(("norm_forward_1024", "norm_backward_1024")),
         (_, 0..=1) => Ok(("norm_forward_1", "norm_backward_1")),
         (_, 2) => Ok(("norm_forward_2", "norm_backward_2")),
@@ -54,7 +57,11 @@ pub(crate) fn layer_norm(
         Drop::new(OP, cuda, dropout)?,
         vector(d, &[xp, yp, rp, sp, gp, bp, shift]),
     );
-    let kernel = (Source::Norm, kind, kernels(OP, d, vec)?.0);
+    let kernel = (
+        Source::Norm,
+        kind,
+        kernels(OP, d, vec, n > 16 * cuda.multiprocessors())?.0,
+    );
     let (rows, columns, eps) = (int(OP, n)?, int(OP, d)?, eps as f32);
     // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma and beta [d], mean and rstd [n].
     unsafe {
@@ -118,7 +125,7 @@ pub(crate) fn layer_norm_gradient(
             optional(OP, cuda, dx.as_ref(), dtype)?,
         );
         let (drop, vec) = (Drop::new(OP, cuda, dropout)?, vector(d, &[dyp, sp, gp, rp, xp]));
-        let kernel = (Source::Norm, kind, kernels(OP, d, vec)?.1);
+        let kernel = (Source::Norm, kind, kernels(OP, d, vec, false)?.1);
         let (rows, columns) = (int(OP, n)?, int(OP, d)?);
         // SAFETY: parameters as in norm.cu; matrices are [n, d], gamma [d], mean and rstd [n].
         unsafe {

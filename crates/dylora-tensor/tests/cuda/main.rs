@@ -175,6 +175,10 @@ fn layer_normalisation() -> Result<()> {
             [9, 1024],
             [3, 1100],
             [70, 384],
+            [70, 768],
+            // More rows than run at a time.
+            [4500, 768],
+            [4300, 1024],
         ] {
             for (residual, drop) in [(false, None), (true, None), (false, dropout(1)), (true, dropout(1))] {
                 norm_case(make, [n, d], residual, drop)?;
