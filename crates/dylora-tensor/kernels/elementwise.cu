@@ -113,11 +113,11 @@ extern "C" __global__ void gelu_backward(const T* x, const T* dy, T* dx, u64 n, 
     })
 }
 
-// The same of x + bias for rows of x. A warp takes 256 columns of ROWS rows, all of them asked for before the first is
-// used; a block has the same columns of 8 ROWS rows, whose bias it reads once.
-#define ROWS 4
+// The same of x + bias for rows of x. A warp takes 256 columns of some rows, all of them asked for before the first is used:
+// four, or two of two tensors. A block has the same columns of eight times as many rows, whose bias it reads once.
 template <bool VEC, bool TANH>
 __device__ __forceinline__ void bias_gelu(const T* x, const float* bias, T* y, int n, int d) {
+    constexpr int ROWS = 4;
     int strips = (d + 255) / 256, lane = threadIdx.x & 31, j = blockIdx.x % strips * 256 + lane * 8;
     int row0 = (blockIdx.x / strips * 8 + (threadIdx.x >> 5)) * ROWS;
     if (row0 >= n) return;
@@ -139,6 +139,7 @@ __device__ __forceinline__ void bias_gelu(const T* x, const float* bias, T* y, i
 }
 template <bool VEC, bool TANH>
 __device__ __forceinline__ void bias_gelu_gradient(const T* x, const float* bias, const T* dy, T* dx, int n, int d) {
+    constexpr int ROWS = 2;
     int strips = (d + 255) / 256, lane = threadIdx.x & 31, j = blockIdx.x % strips * 256 + lane * 8;
     int row0 = (blockIdx.x / strips * 8 + (threadIdx.x >> 5)) * ROWS;
     if (row0 >= n) return;

@@ -35,8 +35,9 @@ __device__ __forceinline__ void ranks_as_columns(u32 a[4], const float (*h)[PITC
 }
 
 // y = bias + scale h Bᵀ with h = x Aᵀ; the product with the frozen weight is added later. A block goes through tiles of 16
-// rows. Its part of B, split once, stays in shared memory, of which each thread reads only what it wrote; as many columns of y
-// as that holds are the block's, from blockIdx.y on, in units of 32. Blocks of one blockIdx.x compute the same h.
+// rows. Its part of B, split once, stays in shared memory, of which each thread reads only what it wrote, and so does the bias; as
+// many columns of y as that holds are the block's, from blockIdx.y on, in units of 32. Its part of A stays in registers: d is at
+// most 64 WARPS. Blocks of one blockIdx.x compute the same h.
 template <int P, int WARPS>
 __device__ __forceinline__ void start(
     const bf16* x, const Paths& paths, const float* bias, bf16* y, float* h, int n, int d, int m, int wide, int r, int b,
@@ -44,73 +45,95 @@ __device__ __forceinline__ void start(
 ) {
     extern __shared__ __align__(16) unsigned char memory[];
     __shared__ float parts[WARPS][16][8 * P], hs[16][8 * P];
-    constexpr int INNER = 4;
+    constexpr int INNER = 4, BATCH = 3;
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, q = lane & 3;
-    int units = dynamic_shared_bytes() / (WARPS * 1024), first = (blockIdx.y * units * WARPS + warp) * 32;
+    int units = dynamic_shared_bytes() / (WARPS * 1152), first = (blockIdx.y * units * WARPS + warp) * 32;
     // The unit's two words a lane are 32 WARPS words of 16 bytes apart.
     uint4* factors = (uint4*)memory + threadIdx.x;
-    // The rows of x for the first units of 16 columns; those of the next tile are asked for early.
+    float* shifts = (float*)memory + units * WARPS * 256;
+    if (bias) {
+        for (int c = 4 * threadIdx.x; c < 32 * WARPS * units; c += 128 * WARPS) {
+            int j = blockIdx.y * units * WARPS * 32 + c;
+            copy_bytes(shifts + c, bias + min(j, m - 4), j < m ? 16 : 0);
+        }
+    }
+    commit_copies();
+    // The rows of x for units of 16 columns; those of the next tile are asked for early.
     uint2 rows[INNER][2];
-    auto ask = [&](int row0, int k0) {
+    auto ask = [&](int row0) {
 #pragma unroll
         for (int u = 0; u < INNER; u++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                int row = row0 + half * 8 + g, k = k0 + 16 * WARPS * u + q * 4;
+                int row = row0 + half * 8 + g, k = 16 * (warp + WARPS * u) + q * 4;
                 rows[u][half] = row < n && k < d ? *(const uint2*)(x + (u64)row * d + k) : make_uint2(0, 0);
             }
     };
-    ask(blockIdx.x * 16, warp * 16);
-    // A unit's columns in an order that leaves each lane eight neighbours.
-#pragma unroll 3
-    for (int u = 0; u < units; u++) {
-        int j0 = first + 32 * WARPS * u;
+    ask(blockIdx.x * 16);
+    u32 high_a[INNER][P][2], rest_a[INNER][P][2];
+    {
+        float4 w[INNER][P];
 #pragma unroll
-        for (int p = 0; p < P; p++) {
-            int from = j0 - paths.at[p].column;
-            if (from < 0 || from >= wide) continue;
-            float w[8];
+        for (int u = 0; u < INNER; u++)
 #pragma unroll
-            for (int s = 0; s < 4; s++) {
-                const float* at = paths.at[p].b + (u64)(from + g / 2 * 8 + s * 2 + g % 2) * r + 2 * q;
-                w[2 * s] = 2 * q < b ? at[0] : 0.f, w[2 * s + 1] = 2 * q + 1 < b ? at[1] : 0.f;
+            for (int p = 0; p < P; p++) {
+                int k = 16 * (warp + WARPS * u) + q * 4;
+                w[u][p] = g < b && k < d ? *(const float4*)(paths.at[p].a + (u64)g * d + k) : make_float4(0.f, 0.f, 0.f, 0.f);
             }
+#pragma unroll
+        for (int u = 0; u < INNER; u++)
+#pragma unroll
+            for (int p = 0; p < P; p++) {
+                high_a[u][p][0] = split2(w[u][p].x, w[u][p].y, &rest_a[u][p][0]);
+                high_a[u][p][1] = split2(w[u][p].z, w[u][p].w, &rest_a[u][p][1]);
+            }
+    }
+    // A unit's columns in an order that leaves each lane eight neighbours; columns without a path are never read.
+    for (int u0 = 0; u0 < units; u0 += BATCH) {
+        float w[BATCH][8];
+#pragma unroll
+        for (int u = 0; u < BATCH; u++) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) w[u][i] = 0.f;
+#pragma unroll
+            for (int p = 0; p < P; p++) {
+                int from = first + 32 * WARPS * (u0 + u) - paths.at[p].column;
+                if (u0 + u >= units || from < 0 || from >= wide) continue;
+#pragma unroll
+                for (int s = 0; s < 4; s++) {
+                    const float* at = paths.at[p].b + (u64)(from + g / 2 * 8 + s * 2 + g % 2) * r + 2 * q;
+                    if (2 * q < b) w[u][2 * s] = at[0];
+                    if (2 * q + 1 < b) w[u][2 * s + 1] = at[1];
+                }
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < BATCH; u++) {
+            if (u0 + u >= units) break;
             u32 high[4], rest[4];
 #pragma unroll
-            for (int s = 0; s < 4; s++) high[s] = split2(w[2 * s], w[2 * s + 1], rest + s);
-            factors[u * 64 * WARPS] = make_uint4(high[0], high[1], high[2], high[3]);
-            factors[u * 64 * WARPS + 32 * WARPS] = make_uint4(rest[0], rest[1], rest[2], rest[3]);
+            for (int s = 0; s < 4; s++) high[s] = split2(w[u][2 * s], w[u][2 * s + 1], rest + s);
+            factors[(u0 + u) * 64 * WARPS] = make_uint4(high[0], high[1], high[2], high[3]);
+            factors[(u0 + u) * 64 * WARPS + 32 * WARPS] = make_uint4(rest[0], rest[1], rest[2], rest[3]);
         }
     }
+    wait_for_copies<0>();
     for (int row0 = blockIdx.x * 16; row0 < n; row0 += gridDim.x * 16) {
         float sums[P][4] = {};
         // The order of a sum's terms is free: a lane takes four neighbours of 16 columns.
-        for (int k0 = warp * 16; k0 < d; k0 += 16 * WARPS * INNER) {
-            if (k0 >= 16 * WARPS) ask(row0, k0);
-            float4 w[INNER][P];
 #pragma unroll
-            for (int u = 0; u < INNER; u++)
+        for (int u = 0; u < INNER; u++)
 #pragma unroll
-                for (int p = 0; p < P; p++) {
-                    int k = k0 + 16 * WARPS * u + q * 4;
-                    w[u][p] = g < b && k < d ? *(const float4*)(paths.at[p].a + (u64)g * d + k)
-                                             : make_float4(0.f, 0.f, 0.f, 0.f);
-                }
-#pragma unroll
-            for (int u = 0; u < INNER; u++)
-#pragma unroll
-                for (int p = 0; p < P; p++) {
-                    u32 rest[2], high[2] = {split2(w[u][p].x, w[u][p].y, rest), split2(w[u][p].z, w[u][p].w, rest + 1)};
-                    u32 a[4] = {rows[u][0].x, rows[u][1].x, rows[u][0].y, rows[u][1].y};
-                    mma(sums[p], a, high[0], high[1]);
-                    mma(sums[p], a, rest[0], rest[1]);
-                }
-        }
+            for (int p = 0; p < P; p++) {
+                u32 a[4] = {rows[u][0].x, rows[u][1].x, rows[u][0].y, rows[u][1].y};
+                mma(sums[p], a, high_a[u][p][0], high_a[u][p][1]);
+                mma(sums[p], a, rest_a[u][p][0], rest_a[u][p][1]);
+            }
 #pragma unroll
         for (int p = 0; p < P; p++)
 #pragma unroll
             for (int e = 0; e < 4; e++) parts[warp][g + e / 2 * 8][p * 8 + 2 * q + e % 2] = sums[p][e];
-        ask(row0 + gridDim.x * 16, warp * 16);
+        ask(row0 + gridDim.x * 16);
         __syncthreads();
         if (threadIdx.x < 128 * P) {
             int i = threadIdx.x / (8 * P), k = threadIdx.x % (8 * P), rank = k % 8;
@@ -129,7 +152,7 @@ __device__ __forceinline__ void start(
             int j0 = first + 32 * WARPS * u;
             if (j0 >= m) break;
             float c[4][4], shift[8] = {};
-            if (bias) load_vector(bias + j0 + q * 8, shift);
+            if (bias) load_vector(shifts + (warp + WARPS * u) * 32 + q * 8, shift);
 #pragma unroll
             for (int s = 0; s < 4; s++)
 #pragma unroll
@@ -176,15 +199,17 @@ __device__ __forceinline__ void gradient(
     bool two = dynamic_shared_bytes() >= 8 * few + 4 * tile;
     auto copy = [&](int row0, bf16* xs) {
         int lane = fresh(threadIdx.x & 31);
+        const bf16 *from_x = x + (u64)row0 * d, *from_y = dy + (u64)row0 * m;
 #pragma unroll
         for (int i = 0; i < UNITS; i++) {
-            int c = lane + 32 * i, j = own + c % TILES * 8, at = c / TILES, row = min(row0 + at, n - 1);
+            int c = lane + 32 * i, j = own + c % TILES * 8, at = c / TILES;
             bool valid = row0 + at < n;
-            if (j < d) copy16(xs + at * xp + j, x + (u64)row * d + j, valid);
+            int row = valid ? at : 0;
+            if (j < d) copy16(xs + at * xp + j, from_x + (u32)(row * d + j), valid);
 #pragma unroll
             for (int p = 0; p < P; p++)
                 if (j < wide)
-                    copy16(xs + 16 * xp + (p * 16 + at) * yp + j, dy + (u64)row * m + paths.at[p].column + j, valid);
+                    copy16(xs + 16 * xp + (p * 16 + at) * yp + j, from_y + (u32)(row * m + paths.at[p].column + j), valid);
         }
     };
     // The rows of h are one piece of memory.
@@ -196,7 +221,7 @@ __device__ __forceinline__ void gradient(
             copy_bytes(to + c, bytes ? h + from : h, bytes);
         }
     };
-    // Where registers allow it B and dx are asked for early.
+    // Where registers allow it dx is asked for early, and B, split, stays.
     constexpr bool EARLY = P * TILES < 16;
     // A unit's part of A for each lane: both strips' high words, then their rests.
     auto split_a = [&](int u, int p) {
@@ -217,30 +242,41 @@ __device__ __forceinline__ void gradient(
     copy(blockIdx.x * 16, tiles);
     copy_ranks(blockIdx.x * 16, ranks);
     commit_copies();
+    float wb[UNITS][P][4];
+    u32 high_b[UNITS][P][2], rest_b[UNITS][P][2];
+    auto ask = [&](int u) {
+        u32 j = fresh(own) + u * 16;
+#pragma unroll
+        for (int p = 0; p < P; p++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                wb[u][p][e] = g < b && j < wide ? paths.at[p].b[(j + 2 * q + e % 2 + e / 2 * 8) * r + g] : 0.f;
+    };
+    auto split_b = [&](int u) {
+#pragma unroll
+        for (int p = 0; p < P; p++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                high_b[u][p][half] = split2(wb[u][p][2 * half], wb[u][p][2 * half + 1], &rest_b[u][p][half]);
+    };
+    if (EARLY) {
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) ask(u);
+    }
     if (keeps) {
 #pragma unroll
         for (int u = 0; u < UNITS; u++)
 #pragma unroll
             for (int p = 0; p < P; p++) kept[(u * P + p) * 512] = split_a(u, p);
     }
+    if (EARLY) {
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) split_b(u);
+    }
     for (int row0 = blockIdx.x * 16; row0 < n; row0 += gridDim.x * 16) {
         bf16 *xs = tiles + (two ? turn * tile : 0), *ys = xs + 16 * xp;
         float* hs = ranks + turn * few;
         int next = row0 + gridDim.x * 16;
-        float wb[UNITS][P][4];
-        u32 stride = fresh(r);
-        auto ask = [&](int u) {
-            u32 j = fresh(own) + u * 16;
-#pragma unroll
-            for (int p = 0; p < P; p++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    wb[u][p][e] = g < b && j < wide ? paths.at[p].b[(j + 2 * q + e % 2 + e / 2 * 8) * stride + g] : 0.f;
-        };
-        if (EARLY) {
-#pragma unroll
-            for (int u = 0; u < UNITS; u++) ask(u);
-        }
         __syncwarp();
         if (two) {
             if (next < n) copy(next, tiles + (turn ^ 1) * tile);
@@ -255,15 +291,13 @@ __device__ __forceinline__ void gradient(
         for (int u = 0; u < UNITS; u++) {
             int j = own + u * 16;
             if (j >= wide) break;
-            if (!EARLY) ask(u);
+            if (!EARLY) ask(u), split_b(u);
 #pragma unroll
             for (int p = 0; p < P; p++) {
-                u32 a[4], rest[2], high[2] = {
-                    split2(wb[u][p][0], wb[u][p][1], rest), split2(wb[u][p][2], wb[u][p][3], rest + 1)
-                };
+                u32 a[4];
                 matrices(a, ys + (p * 16 + (lane & 15)) * yp + j + (lane >> 4) * 8);
-                mma(sums[p], a, high[0], high[1]);
-                mma(sums[p], a, rest[0], rest[1]);
+                mma(sums[p], a, high_b[u][p][0], high_b[u][p][1]);
+                mma(sums[p], a, rest_b[u][p][0], rest_b[u][p][1]);
             }
         }
 #pragma unroll
@@ -271,11 +305,12 @@ __device__ __forceinline__ void gradient(
 #pragma unroll
             for (int e = 0; e < 4; e++) parts[warp][g + e / 2 * 8][p * 8 + 2 * q + e % 2] = sums[p][e];
         uint2 old[UNITS][2];
+        bf16* dx_at = dx + (u64)row0 * d + (u32)(g * d + own + q * 4);
         auto ask_dx = [&](int u) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                int row = row0 + g + 8 * half, j = fresh(own) + u * 16;
-                old[u][half] = onto && row < n && j < d ? *(const uint2*)(dx + (u64)row * d + j + q * 4) : make_uint2(0, 0);
+                bool inside = onto && row0 + g + 8 * half < n && own + u * 16 < d;
+                old[u][half] = inside ? *(const uint2*)(dx_at + half * 8 * d + u * 16) : make_uint2(0, 0);
             }
         };
         if (EARLY) {
@@ -321,9 +356,8 @@ __device__ __forceinline__ void gradient(
                 }
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    int row = row0 + g + 8 * half;
-                    if (row < n)
-                        *(uint2*)(dx + (u64)row * d + j + q * 4) = make_uint2(
+                    if (row0 + g + 8 * half < n)
+                        *(uint2*)(dx_at + half * 8 * d + u * 16) = make_uint2(
                             pack2(c[0][2 * half], c[0][2 * half + 1]), pack2(c[1][2 * half], c[1][2 * half + 1])
                         );
                 }

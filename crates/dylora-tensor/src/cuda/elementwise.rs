@@ -19,9 +19,9 @@ pub(super) fn by_row(n: usize) -> (usize, usize, usize) {
     (n.div_ceil(8), 1, 1)
 }
 
-/// Blocks of 32 rows and 256 columns.
-fn tiles(n: usize, d: usize) -> (usize, usize, usize) {
-    (n.div_ceil(32) * d.div_ceil(256), 1, 1)
+/// Blocks of so many rows and 256 columns.
+fn tiles(rows: usize, n: usize, d: usize) -> (usize, usize, usize) {
+    (n.div_ceil(rows) * d.div_ceil(256), 1, 1)
 }
 
 fn aligned(pointers: &[u64]) -> i32 {
@@ -103,7 +103,7 @@ pub(crate) fn bias_gelu(cuda: &Cuda, form: Gelu, x: &Tensor, bias: &Tensor) -> R
         launch!(
             cuda,
             kernel,
-            tiles(n, d),
+            tiles(32, n, d),
             256,
             0,
             xp,
@@ -133,7 +133,7 @@ pub(crate) fn bias_gelu_gradient(cuda: &Cuda, form: Gelu, x: &Tensor, bias: &Ten
         launch!(
             cuda,
             kernel,
-            tiles(n, d),
+            tiles(16, n, d),
             256,
             0,
             xp,

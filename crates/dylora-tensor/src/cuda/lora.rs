@@ -243,22 +243,22 @@ pub(crate) fn stacked_linear(
     );
     let hp = h.cuda_pointer(OP, cuda, DType::F32)?;
     let bp = optional(OP, cuda, base.and_then(|(_, bias)| bias), DType::F32)?;
-    // A block's warps have up to four parts each of x's columns.
+    // A block's warps have up to four parts of 16 each of x's columns.
     let (name, warps) = match (paths.len(), d) {
         (1, 0..=768) => ("lora_start_1_12", 12),
         (1, _) => ("lora_start_1_16", 16),
         (_, 0..=768) => ("lora_start_2_12", 12),
         _ => ("lora_start_2_16", 16),
     };
-    // Columns of y in units of 32 a warp, as many as shared memory holds factors for; the kernel reads from its size how many.
+    // Columns of y in units of 32 a warp, as many as shared memory holds B and bias for; the kernel reads from its size how many.
     let all = y.width().div_ceil(32 * warps).max(1);
-    let units = all.min(cuda.shared_limit() / (1024 * warps)).max(1);
+    let units = all.min(cuda.shared_limit() / (1152 * warps)).max(1);
     let (list, scale) = (paths_of(OP, cuda, paths, &[])?, low.scale as f32);
     let (height, width, m) = (int(OP, n)?, int(OP, d)?, int(OP, y.width())?);
     let (wide, ranks, rank) = (int(OP, wide)?, int(OP, r)?, int(OP, low.rank)?);
     let kernel = (Source::LoraMma, Kind::Bf16, name);
     let grid = (n.div_ceil(16).min(cuda.multiprocessors()), all.div_ceil(units), 1);
-    let (threads, bytes) = (32 * warps as u32, 1024 * warps * units);
+    let (threads, bytes) = (32 * warps as u32, 1152 * warps * units);
     let live = cuda.live_ranks(OP, low.rank, low.scale)?;
     // SAFETY: parameters as in lora_mma.cu; x is [n, d], y [n, m], h [n, paths r], A [r, d], B [wide, r].
     unsafe {
