@@ -123,27 +123,7 @@ fn main() -> Result<()> {
         println!("skipped: no CUDA device");
         return Ok(());
     }
-    struct Cache(std::path::PathBuf);
-    impl dylora_tensor::KernelCache for Cache {
-        fn load(&self, name: &str) -> Option<Vec<u8>> {
-            std::fs::read(self.0.join(name)).ok()
-        }
-        fn store(&self, name: &str, image: &[u8]) {
-            let _ = std::fs::write(self.0.join(name), image);
-        }
-    }
-    let dir = std::env::temp_dir().join("attn-kernels");
-    let _ = std::fs::create_dir_all(&dir);
-    let device = Device::cuda(0, Some(&Cache(dir)))?;
-    if let Ok(only) = std::env::var("ONLY") {
-        return match only.as_str() {
-            "512" => case(&device, &[512; 32], 12, 64, false, 0.1),
-            "512c" => case(&device, &[512; 8], 16, 64, true, 0.1),
-            "128" => case(&device, &[128; 32], 12, 64, false, 0.1),
-            "64" => case(&device, &[64; 32], 12, 64, false, 0.1),
-            _ => case(&device, &[256; 32], 12, 64, false, 0.1),
-        };
-    }
+    let device = Device::cuda(0, None)?;
     for n in [64, 128, 256, 512] {
         case(&device, &[n; 32], 12, 64, false, 0.1)?;
     }

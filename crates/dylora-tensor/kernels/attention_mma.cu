@@ -1,6 +1,6 @@
 // The same attention on tensor cores (mma.m16n8k16, bf16 in, f32 out) for head sizes 32, 64 and 128.
 //
-// Forward: a warp owns 16 MT queries, a block four warps; keys and values pass through shared memory in tiles of 64, the next
+// Forward: a warp owns 16 queries, a block four warps; keys and values pass through shared memory in tiles of 64, the next
 // one arriving while this one is used. Backward: a block owns a sequence's head and takes its keys W x 16 MT at a time, every
 // warp 16 MT of them with dk and dv in registers; queries pass by in tiles of 32. Scores are computed with keys as rows, so
 // that what a warp has computed is an operand of dk and dv as it lies; the gradient of the scores goes through shared memory
@@ -20,7 +20,6 @@ struct Sizes {
 };
 
 #define LOG2E 1.4426950408889634f
-
 
 // Shared memory by its 32-bit address. A tile's row is D bf16; its 16-byte chunks are permuted so that eight rows of one
 // chunk lie in different banks. Bits of the chunk's number are the only ones in their places of an address, so another even
@@ -58,20 +57,16 @@ __device__ __forceinline__ void await() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// ROWS rows of one head; rows from `count` on are zero.
+// ROWS rows of one head; rows from `count` on are zero, and nothing is read of them.
 template <int D, int ROWS, int THREADS>
 __device__ __forceinline__ void tile_in(u32 tile, const bf16* x, int count, int pitch) {
     const int PER = D / 8, STEP = THREADS / PER;
-    static_assert((ROWS % STEP == 0 || STEP % ROWS == 0) && STEP % 8 == 0, "a thread's rows share a permutation");
+    static_assert(ROWS % STEP == 0 && STEP % 8 == 0, "a thread's rows share a permutation");
     int i = threadIdx.x / PER, c = threadIdx.x % PER;
-    if (STEP > ROWS && i >= ROWS) return;
     tile += place<D>(i, c);
-    x += (u64)i * pitch + c * 8;
+    x += (long long)i * pitch + c * 8;
 #pragma unroll
-    for (int r = 0; r < ROWS; r += STEP) {
-        bool valid = i + r < count;
-        fetch<16>(tile + r * D * 2, valid ? x + (u64)r * pitch : x - (u64)i * pitch, valid);
-    }
+    for (int r = 0; r < ROWS; r += STEP) fetch<16>(tile + r * D * 2, x + (long long)r * pitch, i + r < count);
 }
 
 // Where a lane points for the four 8 x 8 blocks of ldmatrix: second block further down the rows, third in the next chunk ...
@@ -145,11 +140,6 @@ __device__ __forceinline__ void rows_out(bf16* x, const float c[N / 8][4], int r
     for (int half = 0; half < 2; half++) {
         int i = row + lane / 4 + half * 8;
         float f = half ? f1 : f0;
-        if (N == 8) {
-            u32 word = pack2(c[0][2 * half] * f, c[0][2 * half + 1] * f);
-            if (i < count) *(u32*)(x + (u64)i * pitch + lane % 4 * 2) = word;
-            continue;
-        }
         bf16* to = x + (u64)i * pitch + (lane & 2) * 2 + odd * 8;
 #pragma unroll
         for (int n = 0; n < N / 8; n += 2) {
@@ -202,6 +192,12 @@ __device__ __forceinline__ void keep_pairs(const Drop& drop, const u64 group[N],
     }
 }
 
+// The sum of two products of bf16.
+__device__ __forceinline__ float dot2(u32 a, u32 b) {
+    return __uint_as_float(a << 16) * __uint_as_float(b << 16)
+         + __uint_as_float(a & 0xffff0000u) * __uint_as_float(b & 0xffff0000u);
+}
+
 // Bits n and 8 + n as the two halves of a mask.
 __device__ __forceinline__ u32 spread(u32 bits, int n) {
     u32 mask;
@@ -215,7 +211,7 @@ __device__ __forceinline__ float power(float scale) { return scale == 0.f ? 1e-3
 // How far the exponent of a probability may rise before what has been summed is scaled anew.
 #define SLACK 8.f
 
-template <int D, int MT, bool DROP>
+template <int D, bool DROP>
 __device__ __forceinline__ void forward(
     const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const Sizes& s, const Drop& drop
 ) {
@@ -225,33 +221,29 @@ __device__ __forceinline__ void forward(
     int width = s.heads * D, head = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     int q0 = s.q_offsets[blockIdx.z], nq = s.q_offsets[blockIdx.z + 1] - q0;
     int k0 = s.k_offsets[blockIdx.z], nk = s.k_offsets[blockIdx.z + 1] - k0;
-    int block = blockIdx.x * 64 * MT, row = block + warp * 16 * MT;
+    int block = blockIdx.x * 64, row = block + warp * 16;
     if (block >= nq) return;
     q += (u64)(q0 + block) * s.q_pitch + head * D, out += (u64)q0 * width + head * D;
     k += (u64)k0 * s.k_pitch + head * D, v += (u64)k0 * s.k_pitch + head * D;
-    // Queries pass through the place of the second pair of tiles.
-    tile_in<D, 64 * MT, 128>(base + STAGE, q, nq - block, s.q_pitch);
+    // Queries pass through the place of the second tile of keys.
+    tile_in<D, 64, 128>(base + STAGE, q, nq - block, s.q_pitch);
     fetches_end();
     tile_in<D, 64, 128>(base, k, nk, s.k_pitch);
     tile_in<D, 64, 128>(base + TILE, v, nk, s.k_pitch);
     fetches_end();
     await<1>();
     __syncthreads();
-    u32 a[MT][D / 16][4], sign = s.scale < 0.f ? 0x80008000u : 0u;
+    u32 a[D / 16][4], sign = s.scale < 0.f ? 0x80008000u : 0u;
 #pragma unroll
-    for (int m = 0; m < MT; m++)
+    for (int kk = 0; kk < D / 16; kk++) {
+        load4(a[kk], (down_first<D>(base + STAGE) ^ kk * 32) + warp * 32 * D);
 #pragma unroll
-        for (int kk = 0; kk < D / 16; kk++) {
-            load4(a[m][kk], (down_first<D>(base + STAGE) ^ kk * 32) + (warp * MT + m) * 32 * D);
-#pragma unroll
-            for (int part = 0; part < 4; part++) a[m][kk][part] ^= sign;
-        }
-    float acc[MT][D / 8][4], top[MT][2], sum[MT][2], factor = power(fabsf(s.scale));
-    clear<MT, D / 8>(acc);
-#pragma unroll
-    for (int m = 0; m < MT; m++) top[m][0] = top[m][1] = -INF, sum[m][0] = sum[m][1] = 0.f;
-    int shift = nk - nq, most = s.causal ? min(nk, block + 64 * MT + shift) : nk;
-    int mine = row >= nq ? 0 : s.causal ? min(nk, row + 16 * MT + shift) : nk;
+        for (int part = 0; part < 4; part++) a[kk][part] ^= sign;
+    }
+    float acc[1][D / 8][4], top[2] = {-INF, -INF}, sum[2] = {0.f, 0.f}, factor = power(fabsf(s.scale));
+    clear<1, D / 8>(acc);
+    int shift = nk - nq, most = s.causal ? min(nk, block + 64 + shift) : nk;
+    int mine = row >= nq ? 0 : s.causal ? min(nk, row + 16 + shift) : nk;
     u64 groups = (u64)((s.longest_key + 63) / 64), group = ((u64)(q0 + row + lane / 4) * s.heads + head) * groups;
     u32 stage = base;
     for (int j0 = 0; j0 < most; j0 += 64) {
@@ -264,21 +256,16 @@ __device__ __forceinline__ void forward(
             fetches_end();
         }
         if (j0 < mine) {
-            u32 bits[MT][2];
+            u32 bits[2];
             if (DROP) {
+                u64 at[2] = {group + j0 / 64, group + (u64)8 * s.heads * groups + j0 / 64};
+                keep_pairs<2>(drop, at, lane % 4 * 2, bits);
 #pragma unroll
-                for (int m = 0; m < MT; m++) {
-                    u64 at[2] = {group + (u64)(m * 16) * s.heads * groups + j0 / 64, 0};
-                    at[1] = at[0] + (u64)8 * s.heads * groups;
-                    keep_pairs<2>(drop, at, lane % 4 * 2, bits[m]);
-#pragma unroll
-                    for (int half = 0; half < 2; half++)
-                        if (row + lane / 4 + m * 16 + half * 8 < nq)
-                            *(u16*)(s.kept + at[half] * 8 + lane % 4 * 2) = (u16)bits[m][half];
-                }
+                for (int half = 0; half < 2; half++)
+                    if (row + lane / 4 + half * 8 < nq) *(u16*)(s.kept + at[half] * 8 + lane % 4 * 2) = (u16)bits[half];
             }
-            float c[MT][8][4];
-            clear<MT, 8>(c);
+            float c[1][8][4];
+            clear<1, 8>(c);
             u32 keys = along_first<D>(stage);
 #pragma unroll
             for (int kk = 0; kk < D / 16; kk++)
@@ -286,85 +273,71 @@ __device__ __forceinline__ void forward(
                 for (int n = 0; n < 8; n += 2) {
                     u32 b[4];
                     load4(b, (keys ^ kk * 32) + n * 16 * D);
-#pragma unroll
-                    for (int m = 0; m < MT; m++) {
-                        mma(c[m][n], a[m][kk], b[0], b[1]);
-                        mma(c[m][n + 1], a[m][kk], b[2], b[3]);
-                    }
+                    mma(c[0][n], a[kk], b[0], b[1]);
+                    mma(c[0][n + 1], a[kk], b[2], b[3]);
                 }
             if (j0 + 64 > nk || (s.causal && j0 + 63 > row + shift)) {
 #pragma unroll
-                for (int m = 0; m < MT; m++)
+                for (int n = 0; n < 8; n++)
 #pragma unroll
-                    for (int n = 0; n < 8; n++)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) {
-                            int key = j0 + n * 8 + lane % 4 * 2 + e % 2, i = row + m * 16 + lane / 4 + e / 2 * 8;
-                            if (key >= nk || (s.causal && key > i + shift)) c[m][n][e] = -INF;
-                        }
+                    for (int e = 0; e < 4; e++) {
+                        int key = j0 + n * 8 + lane % 4 * 2 + e % 2, i = row + lane / 4 + e / 2 * 8;
+                        if (key >= nk || (s.causal && key > i + shift)) c[0][n][e] = -INF;
+                    }
             }
-            float high[MT][2];
+            float high[2];
             bool rises = false;
 #pragma unroll
-            for (int m = 0; m < MT; m++)
+            for (int half = 0; half < 2; half++) {
+                float x = fmaxf(c[0][0][2 * half], c[0][0][2 * half + 1]);
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    float x = fmaxf(c[m][0][2 * half], c[m][0][2 * half + 1]);
-#pragma unroll
-                    for (int n = 1; n < 8; n++) x = fmaxf(x, fmaxf(c[m][n][2 * half], c[m][n][2 * half + 1]));
-                    x = fmaxf(x, __shfl_xor_sync(FULL, x, 1));
-                    x = fmaxf(x, __shfl_xor_sync(FULL, x, 2));
-                    high[m][half] = x * factor;
-                    rises |= high[m][half] > top[m][half] + SLACK;
-                }
+                for (int n = 1; n < 8; n++) x = fmaxf(x, fmaxf(c[0][n][2 * half], c[0][n][2 * half + 1]));
+                x = fmaxf(x, __shfl_xor_sync(FULL, x, 1));
+                x = fmaxf(x, __shfl_xor_sync(FULL, x, 2));
+                high[half] = x * factor;
+                rises |= high[half] > top[half] + SLACK;
+            }
             // The first tile holds key 0, which every query sees: from there on `top` is finite.
             if (__any_sync(FULL, rises)) {
 #pragma unroll
-                for (int m = 0; m < MT; m++)
-#pragma unroll
-                    for (int half = 0; half < 2; half++) {
-                        float to = fmaxf(top[m][half], high[m][half]), shrink = exp2_fast(top[m][half] - to);
-                        top[m][half] = to;
-                        sum[m][half] *= shrink;
-#pragma unroll
-                        for (int n = 0; n < D / 8; n++) acc[m][n][2 * half] *= shrink, acc[m][n][2 * half + 1] *= shrink;
-                    }
-            }
-            u32 w[MT][4][4];
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-#pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    float part = 0.f;
+                    float to = fmaxf(top[half], high[half]), shrink = exp2_fast(top[half] - to);
+                    top[half] = to;
+                    sum[half] *= shrink;
 #pragma unroll
-                    for (int n = 0; n < 8; n++) {
-                        float x = exp2_fast(c[m][n][2 * half] * factor - top[m][half]);
-                        float y = exp2_fast(c[m][n][2 * half + 1] * factor - top[m][half]);
-                        part += x + y;
-                        u32 word = pack2(x, y);
-                        if (DROP) word &= spread(bits[m][half], n);
-                        w[m][n / 2][n % 2 * 2 + half] = word;
-                    }
-                    sum[m][half] += part;
+                    for (int n = 0; n < D / 8; n++) acc[0][n][2 * half] *= shrink, acc[0][n][2 * half + 1] *= shrink;
                 }
-            accumulate<D, MT, 64>(acc, w, down_first<D>(stage + TILE));
+            }
+            u32 w[1][4][4];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float part = 0.f;
+#pragma unroll
+                for (int n = 0; n < 8; n++) {
+                    float x = exp2_fast(c[0][n][2 * half] * factor - top[half]);
+                    float y = exp2_fast(c[0][n][2 * half + 1] * factor - top[half]);
+                    part += x + y;
+                    u32 word = pack2(x, y);
+                    if (DROP) word &= spread(bits[half], n);
+                    w[0][n / 2][n % 2 * 2 + half] = word;
+                }
+                sum[half] += part;
+            }
+            accumulate<D, 1, 64>(acc, w, down_first<D>(stage + TILE));
         }
         stage ^= base ^ (base + STAGE);
     }
+    float share[2];
 #pragma unroll
-    for (int m = 0; m < MT; m++) {
-        float share[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float all = sum[m][half];
-            all += __shfl_xor_sync(FULL, all, 1);
-            all += __shfl_xor_sync(FULL, all, 2);
-            share[half] = (DROP ? drop.scale : 1.f) / all;
-            int i = row + m * 16 + lane / 4 + half * 8;
-            if (i < nq && lane % 4 == 0) lse[(u64)(q0 + i) * s.heads + head] = top[m][half] / LOG2E + logf(all);
-        }
-        rows_out<D>(out, acc[m], row + m * 16, nq, width, share[0], share[1]);
+    for (int half = 0; half < 2; half++) {
+        float all = sum[half];
+        all += __shfl_xor_sync(FULL, all, 1);
+        all += __shfl_xor_sync(FULL, all, 2);
+        share[half] = (DROP ? drop.scale : 1.f) / all;
+        int i = row + lane / 4 + half * 8;
+        if (i < nq && lane % 4 == 0) lse[(u64)(q0 + i) * s.heads + head] = top[half] / LOG2E + logf(all);
     }
+    rows_out<D>(out, acc[0], row, nq, width, share[0], share[1]);
 }
 
 // Queries of a tile of the gradient's.
@@ -395,7 +368,7 @@ __device__ __forceinline__ u64 first_tile(const Sizes& s) {
 // mma_sum where there are more.
 template <int D, int MT, int W>
 __device__ __forceinline__ void gradients(
-    const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const bf16* out, const float* lse, float* delta, bf16* dq,
+    const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const bf16* out, const float* lse, bf16* dq,
     bf16* dk, bf16* dv, float* sums, const Sizes& s, const Drop& drop
 ) {
     typedef Layout<D, MT, W> At;
@@ -420,7 +393,6 @@ __device__ __forceinline__ void gradients(
     // The factor of what dropout keeps is part of the probability's exponent.
     if (drop.on) raise = log2f(drop.scale), lower = 1.f / drop.scale;
     u32 all = drop.on ? 0u : 0xffu;
-    bool fresh = true;
     for (int j0 = blockIdx.x * KEYS; j0 < nk; j0 += splits * KEYS) {
         // A causal query sees key j from place j - shift on.
         int first = s.causal ? max(0, j0 - shift) / QUERIES : 0;
@@ -435,7 +407,6 @@ __device__ __forceinline__ void gradients(
             u64 at = (u64)(q0 + min(i, nq - 1)) * s.heads + head;
             u32 to = base + At::STATS + (tile & 1) * QUERIES * 8 + (threadIdx.x & 31) * 4;
             if (warp == 0) fetch<4>(to, lse + at, i < nq);
-            if (warp == 1) fetch<4>(to + QUERIES * 4, delta + at, i < nq);
             if (drop.on && threadIdx.x < QUERIES * At::GROUPS) {
                 int g = threadIdx.x % At::GROUPS, local = threadIdx.x / At::GROUPS;
                 i = tile * QUERIES + local;
@@ -445,32 +416,38 @@ __device__ __forceinline__ void gradients(
             }
             fetches_end();
         };
+        // delta, the sum of dout x out of a row: eight columns of each to a thread, read a while before they are used.
+        const int LANES = D / 8, STEP = THREADS / LANES, EACH = QUERIES / STEP;
+        uint4 up_words[EACH], out_words[EACH];
+        auto ahead = [&](int tile) {
+#pragma unroll
+            for (int r = 0; r < EACH; r++) {
+                int i = tile * QUERIES + threadIdx.x / LANES + r * STEP;
+                u64 at = (u64)i * width + threadIdx.x % LANES * 8;
+                up_words[r] = i < nq ? *(const uint4*)(dout + at) : make_uint4(0, 0, 0, 0);
+                out_words[r] = i < nq ? *(const uint4*)(out + at) : make_uint4(0, 0, 0, 0);
+            }
+        };
+        auto deltas = [&](int tile) {
+            float* place = (float*)(memory + At::STATS + (tile & 1) * QUERIES * 8 + QUERIES * 4);
+#pragma unroll
+            for (int r = 0; r < EACH; r++) {
+                float sum = dot2(up_words[r].x, out_words[r].x) + dot2(up_words[r].y, out_words[r].y)
+                          + dot2(up_words[r].z, out_words[r].z) + dot2(up_words[r].w, out_words[r].w);
+#pragma unroll
+                for (int step = LANES / 2; step; step >>= 1) sum += __shfl_xor_sync(FULL, sum, step);
+                if (threadIdx.x % LANES == 0) place[threadIdx.x / LANES + r * STEP] = sum;
+            }
+        };
         __syncthreads();
         tile_in<D, KEYS, THREADS>(base, k + (u64)j0 * s.k_pitch, nk - j0, s.k_pitch);
         tile_in<D, KEYS, THREADS>(base + At::V, v + (u64)j0 * s.k_pitch, nk - j0, s.k_pitch);
-        if (first < tiles) rows(first);
-        if (fresh) {
-            // delta = the sum of dout x out of a row; splits write equal numbers.
-            const int LANES = D / 8;
-#pragma unroll 4
-            for (int i0 = 0; i0 < nq; i0 += THREADS / LANES) {
-                int i = i0 + threadIdx.x / LANES, c = threadIdx.x % LANES * 8;
-                float sum = 0.f;
-                if (i < nq) {
-                    float x[8], y[8];
-                    load_vector(dout + (u64)i * width + c, x);
-                    load_vector(out + (u64)i * width + c, y);
-#pragma unroll
-                    for (int e = 0; e < 8; e++) sum += x[e] * y[e];
-                }
-#pragma unroll
-                for (int step = LANES / 2; step; step >>= 1) sum += __shfl_xor_sync(FULL, sum, step);
-                if (i < nq && threadIdx.x % LANES == 0) delta[(u64)(q0 + i) * s.heads + head] = sum;
-            }
-            __syncthreads();
-            fresh = false;
+        if (first < tiles) {
+            rows(first);
+            rest(first);
         }
-        if (first < tiles) rest(first);
+        ahead(first);
+        deltas(first);
         float key_acc[MT][D / 8][4], value_acc[MT][D / 8][4];
         clear<MT, D / 8>(key_acc);
         clear<MT, D / 8>(value_acc);
@@ -489,7 +466,7 @@ __device__ __forceinline__ void gradients(
             // This lane's words of the scores' gradient: queries 2 (lane % 4) and the next of key lane / 4.
             u32 mine = base + At::DS + place<QUERIES>(own + lane / 4, 0) + lane % 4 * 4;
             bool active = own < seen;
-            u32 g[MT][QUERIES / 16][4];
+            u32 w[MT][QUERIES / 16][4], g[MT][QUERIES / 16][4];
             if (active) {
                 float c[MT][QUERIES / 8][4], up[MT][QUERIES / 8][4];
                 against<D, MT, QUERIES>(c, down_first<D>(base) + own * D * 2, along_first<D>(qs));
@@ -508,7 +485,6 @@ __device__ __forceinline__ void gradients(
                                 if (key >= nk || (s.causal && key > i + shift)) c[m][n][e] = hidden;
                             }
                 }
-                u32 w[MT][QUERIES / 16][4];
 #pragma unroll
                 for (int n = 0; n < QUERIES / 8; n++) {
                     float2 norm = *(const float2*)(stats + n * 32);
@@ -536,7 +512,6 @@ __device__ __forceinline__ void gradients(
                             store((mine ^ n * 16) + (m * 16 + half * 8) * QUERIES * 2, word);
                         }
                 }
-                accumulate<D, MT, QUERIES>(value_acc, w, down_first<D>(ds));
             } else {
                 // Nothing of these keys is seen, but dq takes keys 64 at a time.
 #pragma unroll
@@ -545,27 +520,22 @@ __device__ __forceinline__ void gradients(
                     for (int n = 0; n < QUERIES / 8; n++)
                         store((mine ^ n * 16) + m * 8 * QUERIES * 2, 0);
             }
+            ahead(tile + 1);
+            if (active) accumulate<D, MT, QUERIES>(value_acc, w, down_first<D>(ds));
             __syncthreads();
             if (active) accumulate<D, MT, QUERIES>(key_acc, g, down_first<D>(qs));
+            deltas(tile + 1);
             if (!dq) continue;
             // This warp's 16 queries and COLUMNS columns of dq. Two sums each where there are few, for shorter chains.
-            const int CHAINS = COLUMNS <= 16 ? 2 : 1;
+            const int CHAINS = COLUMNS == 16 ? 2 : 1;
             float part[CHAINS][COLUMNS / 8][4];
             clear<CHAINS, COLUMNS / 8>(part);
             u32 a_at = along_first<QUERIES>(base + At::DS) ^ (warp & 1) * 32;
-            u32 b_at = (COLUMNS == 8 ? base + place<D>(lane, 0) : down_first<D>(base)) ^ (warp >> 1) * (COLUMNS * 2);
+            u32 b_at = down_first<D>(base) ^ (warp >> 1) * (COLUMNS * 2);
             for (int j = 0; j < seen; j += 64) {
-                u32 both[4];
 #pragma unroll
                 for (int kk = 0; kk < 4; kk++) {
                     u32 a[4];
-                    if (COLUMNS == 8) {
-                        // Four blocks down the rows: operands of two products.
-                        load4_transposed(a, a_at + kk * 32 * QUERIES);
-                        if (kk % 2 == 0) load4_transposed(both, b_at + kk * 32 * D);
-                        mma(part[kk % CHAINS][0], a, both[kk % 2 * 2], both[kk % 2 * 2 + 1]);
-                        continue;
-                    }
                     load4_transposed(a, a_at + kk * 32 * QUERIES);
 #pragma unroll
                     for (int n = 0; n < COLUMNS / 8; n += 2) {
@@ -628,40 +598,40 @@ __device__ __forceinline__ void add_splits(float* sums, bf16* dq, int splits, co
     rows_out<COLUMNS>(to, c[0], i0 + (warp & 1) * 16, nq, s.q_pitch, s.scale, s.scale);
 }
 
-#define FORWARD(MT, BLOCKS)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(128, BLOCKS) mma_forward_##MT(                                          \
+#define FORWARD(BLOCKS)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS) mma_forward(                                               \
         const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, Sizes s, Drop drop                           \
     ) {                                                                                                                  \
         settle(drop);                                                                                                    \
         if (drop.on)                                                                                                     \
-            forward<HEAD, MT, true>(q, k, v, out, lse, s, drop);                                                         \
+            forward<HEAD, true>(q, k, v, out, lse, s, drop);                                                             \
         else                                                                                                             \
-            forward<HEAD, MT, false>(q, k, v, out, lse, s, drop);                                                        \
+            forward<HEAD, false>(q, k, v, out, lse, s, drop);                                                            \
     }
 
 #define GRADIENTS(MT, W, KEYS, BLOCKS)                                                                                   \
     extern "C" __global__ void __launch_bounds__(W * 32, BLOCKS) mma_gradients_##KEYS(                                   \
-        const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const bf16* out, const float* lse, float* delta,  \
-        bf16* dq, bf16* dk, bf16* dv, float* sums, Sizes s, Drop drop                                                    \
+        const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const bf16* out, const float* lse, bf16* dq,      \
+        bf16* dk, bf16* dv, float* sums, Sizes s, Drop drop                                                              \
     ) {                                                                                                                  \
         settle(drop);                                                                                                    \
-        gradients<HEAD, MT, W>(q, k, v, dout, out, lse, delta, dq, dk, dv, sums, s, drop);                               \
+        gradients<HEAD, MT, W>(q, k, v, dout, out, lse, dq, dk, dv, sums, s, drop);                                      \
     }                                                                                                                    \
     extern "C" __global__ void __launch_bounds__(W * 32) mma_sum_##KEYS(float* sums, bf16* dq, int splits, Sizes s) {    \
         add_splits<HEAD, MT, W>(sums, dq, splits, s);                                                                    \
     }
 
 // One head size at a time (HEAD): each takes the compiler seconds.
-#if HEAD == 128
-FORWARD(1, 2)
+#if HEAD == 32
+FORWARD(4)
+GRADIENTS(1, 4, 64, 3)
+GRADIENTS(2, 4, 128, 2)
+#elif HEAD == 64
+FORWARD(4)
+GRADIENTS(1, 4, 64, 3)
+GRADIENTS(2, 8, 256, 1)
+#else
+FORWARD(2)
 GRADIENTS(1, 4, 64, 2)
 GRADIENTS(1, 8, 128, 1)
-#else
-FORWARD(1, 4)
-FORWARD(2, 2)
-GRADIENTS(1, 4, 64, 4)
-GRADIENTS(2, 4, 128, 2)
-#endif
-#if HEAD == 64
-GRADIENTS(1, 16, 256, 1)
 #endif

@@ -50,37 +50,10 @@ fn plain_shared(op: &'static str, dim: usize) -> Result<usize> {
     Ok(((2 * ROWS + 2 * tile) * pitch + ROWS * (tile + 4)) * 4)
 }
 
-/// Tokens of a sequence on average, rounded up.
-fn mean(segments: &Segments) -> usize {
-    segments.tokens().div_ceil(segments.count().max(1))
-}
+/// Queries of a block of the forward kernel on tensor cores.
+const QUERIES: usize = 64;
 
-/// The forward kernel on tensor cores and the queries of a block. Twice the queries a warp halve what is read from shared
-/// memory for each of them, where sequences are long enough to use them.
-fn forced(name: &str) -> Option<usize> {
-    std::env::var(name).ok()?.parse().ok()
-} // EXPERIMENT
-fn forward_kernel(dim: usize, queries: &Segments) -> (&'static str, usize) {
-    if let Some(rows) = forced("ATTN_ROWS") {
-        // EXPERIMENT
-        return match (dim, rows) {
-            (64, 64) => ("mma_forward_1", 64),
-            (64, 128) => ("mma_forward_2", 128),
-            (32, 64) => ("mma_forward_1", 64),
-            (32, 128) => ("mma_forward_2", 128),
-            _ => ("mma_forward_1", 64),
-        }; // EXPERIMENT
-    } // EXPERIMENT
-    match (dim, mean(queries) > 64) {
-        (32, false) => ("mma_forward_1", 64),
-        (32, true) => ("mma_forward_2", 128),
-        (64, false) => ("mma_forward_1", 64),
-        (64, true) => ("mma_forward_2", 128),
-        _ => ("mma_forward_1", 64),
-    }
-}
-
-/// Queries of a tile of the gradient's kernels.
+/// Queries of a tile of the gradient's kernels on tensor cores.
 const TILE: usize = 32;
 
 /// The gradient's kernels on tensor cores.
@@ -97,8 +70,9 @@ struct Gradients {
 }
 
 impl Gradients {
-    /// As few keys at a time as most sequences fill, because warps without keys wait for the others.
-    fn of(dim: usize, keys: &Segments) -> Self {
+    /// Many keys at a time read shared memory least, few leave more blocks to a multiprocessor, which is faster where a
+    /// sequence is two blocks of them at most, and give work to more multiprocessors where there are few heads.
+    fn of(dim: usize, heads: usize, keys: &Segments, multiprocessors: usize) -> Self {
         let new = |kernel, sum, keys, warps, blocks| Gradients {
             kernel,
             sum,
@@ -106,16 +80,18 @@ impl Gradients {
             warps,
             blocks,
         };
-        match (dim, forced("ATTN_KEYS").unwrap_or(mean(keys))) {
-            // EXPERIMENT
-            (32, ..=64) => new("mma_gradients_64", "mma_sum_64", 64, 4, 3),
-            (32, _) => new("mma_gradients_128", "mma_sum_128", 128, 4, 2),
-            (64, ..=64) => new("mma_gradients_64", "mma_sum_64", 64, 4, 3),
-            (64, 65..=128) => new("mma_gradients_64", "mma_sum_64", 64, 4, 3),
-            (64, 1000) => new("mma_gradients_128", "mma_sum_128", 128, 4, 2),
-            (64, _) => new("mma_gradients_256", "mma_sum_256", 256, 16, 1),
-            (_, ..=64) => new("mma_gradients_64", "mma_sum_64", 64, 4, 2),
+        let few = new("mma_gradients_64", "mma_sum_64", 64, 4, if dim == 128 { 2 } else { 3 });
+        let many = match dim {
+            32 => new("mma_gradients_128", "mma_sum_128", 128, 4, 2),
+            64 => new("mma_gradients_256", "mma_sum_256", 256, 8, 1),
             _ => new("mma_gradients_128", "mma_sum_128", 128, 8, 1),
+        };
+        let mean = keys.tokens().div_ceil(keys.count().max(1));
+        let busy = heads * keys.count() * keys.longest().div_ceil(many.keys);
+        if mean <= 128 || busy < multiprocessors {
+            few
+        } else {
+            many
         }
     }
 
@@ -240,9 +216,8 @@ fn forward(
         ..sizes(OP, cuda, settings, width, at)?
     };
     let (source, name, rows, shared) = if let Some(source) = on_tensor_cores {
-        let (name, rows) = forward_kernel(dim, settings.queries);
         // Two pairs of tiles of 64 keys and values.
-        (source, name, rows, 2 * 2 * 64 * dim * 2)
+        (source, "mma_forward", QUERIES, 2 * 2 * 64 * dim * 2)
     } else {
         (Source::Attention, "attention_forward", ROWS, plain_shared(OP, dim)?)
     };
@@ -315,8 +290,6 @@ fn backward(
     let pointer = |t: &Tensor| t.cuda_pointer(OP, cuda, dtype);
     let (dp, op) = (pointer(dout)?, pointer(out)?);
     let lp = lse.cuda_pointer(OP, cuda, DType::F32)?;
-    let delta = Tensor::on_cuda(OP, cuda, DType::F32, &[dout.num_rows(), heads])?;
-    let ep = delta.cuda_pointer(OP, cuda, DType::F32)?;
     let (count, n) = (settings.queries.count(), dout.num_rows());
     let drop = Drop::new(OP, cuda, settings.dropout.as_ref())?;
     // The log-sum-exp is the one of the forward pass, so its memory goes on with the flags.
@@ -325,14 +298,14 @@ fn backward(
         ..sizes(OP, cuda, settings, width, at)?
     };
     if let Some(source) = tensor_cores(dtype, dim) {
-        let form = Gradients::of(dim, settings.keys);
+        let form = Gradients::of(dim, heads, settings.keys, cuda.multiprocessors());
         let passes = settings.keys.longest().div_ceil(form.keys);
         // Where there are fewer heads than multiprocessors, several blocks share a head's keys.
-        let splits = (cuda.multiprocessors() * form.blocks / (heads * count).max(1)).clamp(1, passes.max(1));
+        let splits = (cuda.multiprocessors() / (heads * count).max(1)).clamp(1, passes.max(1));
         let (mut shared, mut sums) = (form.shared(dim), None);
         if passes > 1 && to.q != 0 {
             let bytes = settings.queries.longest().next_multiple_of(TILE) * dim * 4;
-            if forced("ATTN_SUMS").is_none() && splits == 1 && (shared + bytes) * form.blocks <= undeclared(cuda) {
+            if splits == 1 && (shared + bytes) * form.blocks <= undeclared(cuda) {
                 shared += bytes;
             } else {
                 let tiles = n / TILE + count;
@@ -350,7 +323,7 @@ fn backward(
         // SAFETY: parameters as in attention_mma.cu; shapes are those of the forward pass.
         unsafe {
             launch!(
-                cuda, kernel, grid, block, shared, at.q, at.k, at.v, dp, op, lp, ep, to.q, to.k, to.v, sp, sizes, drop
+                cuda, kernel, grid, block, shared, at.q, at.k, at.v, dp, op, lp, to.q, to.k, to.v, sp, sizes, drop
             )?;
             if splits > 1 && to.q != 0 {
                 let kernel = (source, kind, form.sum);
@@ -360,6 +333,8 @@ fn backward(
         }
         return Ok(());
     }
+    let delta = Tensor::on_cuda(OP, cuda, DType::F32, &[dout.num_rows(), heads])?;
+    let ep = delta.cuda_pointer(OP, cuda, DType::F32)?;
     let (shared, lanes) = (plain_shared(OP, dim)?, dim.div_ceil(8).next_power_of_two().min(32));
     // SAFETY: parameters as in attention.cu; shapes are those of the forward pass.
     unsafe {
