@@ -7,8 +7,36 @@ use crate::run::{self, Done};
 
 const USAGE: &str = "usage: cargo xtask bench gpu [--python PYTHON] [--dylora BINARY] [--no-peers]";
 
-/// Batch and tokens of a row.
-const SHAPES: [(usize, usize); 3] = [(32, 64), (32, 128), (32, 512)];
+/// A model with batch and tokens of a row.
+#[derive(Clone, Copy)]
+struct Shape {
+    model: &'static str,
+    batch: usize,
+    seq: usize,
+    /// Rank and alpha as ours and as the peer's script take them.
+    adapter: [&'static str; 4],
+}
+
+const fn encoder(seq: usize) -> Shape {
+    Shape {
+        model: "roberta-base",
+        batch: 32,
+        seq,
+        adapter: ["--rank", "8", "--alpha", "16"],
+    }
+}
+
+const SHAPES: [Shape; 4] = [
+    encoder(64),
+    encoder(128),
+    encoder(512),
+    Shape {
+        model: "gpt2-medium",
+        batch: 8,
+        seq: 512,
+        adapter: ["--rank", "4", "--alpha", "32"],
+    },
+];
 
 struct Options {
     python: String,
@@ -62,12 +90,14 @@ fn milliseconds(command: &mut Command) -> Result<f64, String> {
     Err(format!("{name} failed: {last}"))
 }
 
-fn ours(options: &Options, (batch, seq): (usize, usize), precision: &str, method: &str) -> Result<f64, String> {
+fn ours(options: &Options, shape: Shape, precision: &str, method: &str) -> Result<f64, String> {
     let binary = options
         .dylora
         .clone()
         .unwrap_or_else(|| run::root().join("target/release/dylora"));
-    let (batch, seq, budget) = (batch.to_string(), seq.to_string(), (batch * seq).to_string());
+    let (batch, seq) = (shape.batch.to_string(), shape.seq.to_string());
+    // A causal row has one token more than it reads.
+    let budget = (shape.batch * (shape.seq + 1)).to_string();
     let mut command = Command::new(binary);
     command.args([
         "bench",
@@ -79,17 +109,17 @@ fn ours(options: &Options, (batch, seq): (usize, usize), precision: &str, method
         "--method",
         method,
     ]);
-    command.args(["--batch", &batch, "--seq", &seq, "--token-budget", &budget]);
+    command.args(["--shape", shape.model, "--batch", &batch, "--seq", &seq]);
+    command.args(shape.adapter).args(["--token-budget", &budget]);
     milliseconds(command.args(["--steps", "60", "--warm-up", "15"]))
 }
 
-fn theirs(options: &Options, (batch, seq): (usize, usize), mode: &str, dylora: bool) -> Result<f64, String> {
+fn theirs(options: &Options, shape: Shape, mode: &str, dylora: bool) -> Result<f64, String> {
     let script = run::root().join("tests/bench/torch_gpu.py");
-    let (batch, seq) = (batch.to_string(), seq.to_string());
+    let (batch, seq) = (shape.batch.to_string(), shape.seq.to_string());
     let mut command = Command::new(&options.python);
-    command
-        .arg(script)
-        .args(["--batch", &batch, "--seq", &seq, "--mode", mode]);
+    command.arg(script).args(["--model", shape.model]).args(shape.adapter);
+    command.args(["--batch", &batch, "--seq", &seq, "--mode", mode]);
     milliseconds(command.args(dylora.then_some("--dylora")))
 }
 
@@ -114,15 +144,18 @@ pub(crate) fn run(args: &[String]) -> Done {
             options.python
         );
     }
-    let row = |shape: (usize, usize), side: &str, what: &str, cell: Result<f64, String>, best: Option<f64>| {
+    let row = |shape: Shape, side: &str, what: &str, cell: Result<f64, String>, best: Option<f64>| {
         let ratio = match (&cell, best) {
             (Ok(theirs), Some(ours)) => format!("{:.2}", theirs / ours),
             _ => String::new(),
         };
         let cell = cell.map_or_else(|error| error, |ms| format!("{ms:.2}"));
-        println!("| {} x {} | {side} | {what} | {cell} | {ratio} |", shape.0, shape.1);
+        let Shape { model, batch, seq, .. } = shape;
+        println!("| {model} | {batch} x {seq} | {side} | {what} | {cell} | {ratio} |");
     };
-    println!("| tokens | side | step | ms | theirs / our bf16 DyLoRA |\n| --- | --- | --- | ---: | ---: |");
+    println!(
+        "| model | tokens | side | step | ms | theirs / our bf16 DyLoRA |\n| --- | --- | --- | --- | ---: | ---: |"
+    );
     for shape in SHAPES {
         let main = ours(&options, shape, "bf16", "dylora")?;
         row(shape, "this project", "bf16 DyLoRA", Ok(main), None);

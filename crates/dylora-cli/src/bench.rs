@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use dylora_tasks::bench::StepBench;
+use dylora_tasks::bench::{Shape, StepBench};
 use dylora_tasks::generate::{EarlyStopping, GenerateBench, GenerateSettings, Strategy};
-use dylora_tasks::nn::{EncoderConfig, Gpt2Config, Method};
+use dylora_tasks::nn::{Gpt2Config, Method};
 use dylora_tasks::run_dir::read_json;
 use dylora_tasks::settings::{DataSource, Precision, TrainSettings};
 
@@ -28,13 +28,13 @@ enum What {
 
 #[derive(clap::Args)]
 struct StepArgs {
-    /// roberta-base, or a model directory whose config.json gives the shape
+    /// roberta-base, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a model directory whose config.json gives the shape
     #[arg(long, value_name = "SHAPE", default_value = "roberta-base")]
     shape: String,
     /// Rows of a step
     #[arg(long, value_name = "N", default_value_t = 8, conflicts_with = "batch_size")]
     batch: usize,
-    /// Tokens of a row
+    /// Tokens of a row; a GPT-2 predicts the token behind each
     #[arg(long, value_name = "N", default_value_t = 128)]
     seq: usize,
     /// JSON file with real rows as lists of token ids, in place of --seq
@@ -131,10 +131,7 @@ fn generate(args: &GenerateArgs) -> Result<(), Failure> {
 
 fn step(args: &StepArgs) -> Result<(), Failure> {
     args.device.check()?;
-    let config = match args.shape.as_str() {
-        "roberta-base" => EncoderConfig::roberta_base(),
-        dir => EncoderConfig::from_file(&Path::new(dir).join("config.json")).map_err(dylora_tasks::Error::from)?,
-    };
+    let shape = Shape::of(&args.shape)?;
     let mut settings = TrainSettings::new("bench", Path::new(""), DataSource::Glue { dir: PathBuf::new() });
     settings.batch_size = args.batch;
     settings.method = args.method;
@@ -145,10 +142,10 @@ fn step(args: &StepArgs) -> Result<(), Failure> {
     }
     let rows = match &args.rows_file {
         Some(path) => read_json(path)?,
-        None => StepBench::uniform_rows(config.vocab_size, settings.batch_size, args.seq),
+        None => shape.uniform_rows(settings.batch_size, args.seq),
     };
     let bench = StepBench {
-        config,
+        shape,
         settings,
         rows,
         steps: args.steps,

@@ -521,7 +521,16 @@ fn bench_reports_speed_as_json() -> TestResult {
         "--steps",
         "3",
     ];
-    for args in [fixed, real] {
+    let causal = fixture.path().join("gpt2");
+    fs::create_dir(&causal)?;
+    let config = r#"{"model_type":"gpt2","vocab_size":30,"n_embd":16,"n_layer":1,"n_head":2,"n_positions":8}"#;
+    fs::write(causal.join("config.json"), config)?;
+    let causal = causal.to_string_lossy().into_owned();
+    let mut predicted = fixed;
+    predicted[3] = &causal;
+    let too_long = sentence(&dylora(["bench", "step", "--shape", &causal, "--seq", "9"]), 1);
+    assert!(too_long.contains("longer than the 8 positions"), "{too_long}");
+    for args in [fixed, predicted, real] {
         let report: Value = serde_json::from_str(&stdout(&dylora(args)))?;
         for key in ["step_med_s", "step_min_s", "tokens_per_s", "rows_per_s"] {
             assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {report}");

@@ -78,7 +78,7 @@ impl TrainedText {
             precision: device::to_use(settings.precision),
             ..settings.clone()
         };
-        let (device, model) = build(&here, &config)?;
+        let (device, model) = build(&here, &config, Some(&Checkpoint::open(&here.model)?))?;
         model.load_trained(&Checkpoint::open(&run.adapter())?, &[])?;
         Ok(TrainedText {
             settings,

@@ -31,11 +31,15 @@ pub struct TextTrainer {
     done: u64,
 }
 
-/// The model that settings ask for, on the device that was chosen.
+/// The model that settings ask for, on the device that was chosen; random where there is no checkpoint.
 ///
 /// # Errors
 /// What is wrong with settings or checkpoint, all keys at once.
-pub(super) fn build(settings: &TrainSettings, config: &Gpt2Config) -> Result<(Device, Gpt2LanguageModel)> {
+pub(super) fn build(
+    settings: &TrainSettings,
+    config: &Gpt2Config,
+    source: Option<&Checkpoint>,
+) -> Result<(Device, Gpt2LanguageModel)> {
     let adapter = settings.adapter();
     if settings.precision == Precision::Bf16 && adapter.is_none() {
         return Err(Error::argument(
@@ -44,19 +48,31 @@ pub(super) fn build(settings: &TrainSettings, config: &Gpt2Config) -> Result<(De
         ));
     }
     let device = device::open(settings.precision)?;
-    let source = Checkpoint::open(&settings.model)?;
     let dtype = settings.precision.dtype();
-    let model = Gpt2LanguageModel::new(&device, dtype, config, adapter.as_ref(), Some(&source), settings.seed)?;
+    let model = Gpt2LanguageModel::new(&device, dtype, config, adapter.as_ref(), source, settings.seed)?;
     Ok((device, model))
 }
 
 impl TextTrainer {
-    /// A trainer at step 0 of `total`.
+    /// A trainer at step 0 of `total`, over the weights of the settings' model.
     ///
     /// # Errors
     /// If the settings or the checkpoint are not usable.
     pub fn new(settings: &TrainSettings, config: &Gpt2Config, total: u64) -> Result<Self> {
-        let (device, model) = build(settings, config)?;
+        Self::over(Some(&Checkpoint::open(&settings.model)?), settings, config, total)
+    }
+
+    /// The same over another checkpoint's weights, or random ones.
+    ///
+    /// # Errors
+    /// As [`TextTrainer::new`].
+    pub fn over(
+        source: Option<&Checkpoint>,
+        settings: &TrainSettings,
+        config: &Gpt2Config,
+        total: u64,
+    ) -> Result<Self> {
+        let (device, model) = build(settings, config, source)?;
         Ok(TextTrainer {
             optimizer: optimizer(&model.parameters(), settings)?,
             model,
