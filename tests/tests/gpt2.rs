@@ -312,6 +312,47 @@ fn random_model(dropout: f64, targets: Option<&[Target]>, seed: u64) -> Result<G
 }
 
 #[test]
+fn a_step_keeps_what_the_formula_says() -> TestResult {
+    let (hidden, wide, heads, layers) = (8, 12, 2, 2);
+    let model = random_model(0.0, Some(&[Target::Query, Target::Value]), 7)?;
+    for texts in [
+        &[(&[1, 2, 3, 4, 18][..], 2), (&[5, 6], 1), (&[7, 8, 9], 0)][..],
+        &[(&[1, 2, 3, 4, 18], 4), (&[5, 6], 1)],
+    ] {
+        let (inputs, targets) = CausalInputs::for_training(&Device::cpu(), texts)?;
+        let (tokens, read) = (inputs.ids().len(), targets.len());
+        for b in 1..=3 {
+            let mut tape = Tape::new();
+            let mut ctx = Ctx {
+                tape: &mut tape,
+                slice: RankSlice::prefix(b),
+                dropout: None,
+            };
+            model.loss(&mut ctx, &inputs, &targets, 0.0, 1.0)?;
+            // Memory that several records share counts once; row numbers are no activations.
+            let mut kept: Vec<&Tensor> = Vec::new();
+            for (_, tensor) in tape.saved().filter(|(_, tensor)| tensor.dtype() != DType::I32) {
+                if !kept.iter().any(|other| other.shares_memory(tensor)) {
+                    kept.push(tensor);
+                }
+            }
+            // x and h of query and value (one x where all rows ask); q and context, k and v, the log-sum-exp; the two sums with
+            // their means and deviations; GELU's input.
+            let block = |asking: usize| {
+                let x = if asking == tokens { tokens } else { asking + tokens };
+                let attention = 2 * (asking + tokens) * hidden + asking * heads;
+                x * hidden + (asking + tokens) * b + attention + 2 * asking * (hidden + 2) + asking * wide
+            };
+            let all = (layers - 1) * block(tokens) + block(read) + read * hidden;
+            assert_eq!(kept.iter().map(|tensor| tensor.len()).sum::<usize>(), all, "rank {b}");
+            let sums = tape.recorded().filter(|kind| *kind == OpKind::ResidualNorm).count();
+            assert_eq!(sums, 2 * layers);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_whole_model_matches_central_differences_in_every_mode() -> TestResult {
     let texts: [(&[i32], usize); 4] = [
         (&[1, 2, 3, 4, 18], 2),

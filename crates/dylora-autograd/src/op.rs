@@ -69,6 +69,8 @@ operations! {
     LoraLinear(ops::lora_linear::Record), "Linear layer with a low-rank path.";
     Mse(ops::loss::MseRecord), "Squared error.";
     Parameter(ops::parameter::Record), "A trained tensor as a value.";
+    Residual(ops::residual_norm::Record), "x + dropout(out + bias).";
+    ResidualNorm(ops::residual_norm::NormRecord), "Layer normalisation of a residual sum.";
     StackedAttention(ops::stacked_attention::Record), "Attention of columns of one tensor.";
     StackedLinear(ops::stacked_linear::Record), "Frozen linear layer with low-rank paths on some columns.";
     Tanh(ops::tanh::Record), "tanh.";

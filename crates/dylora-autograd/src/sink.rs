@@ -16,6 +16,8 @@ impl Input {
 /// Collects the gradients of one backward pass.
 pub struct GradSink<'a> {
     pub(crate) slots: &'a mut [Option<Tensor>],
+    /// Whether the gradient at hand is the 1 that a backward pass begins with.
+    pub(crate) first: bool,
 }
 
 impl GradSink<'_> {

@@ -127,7 +127,11 @@ impl Tape {
         for (index, op) in self.nodes.into_iter().enumerate().rev() {
             // A record that the loss does not depend on has no gradient; its tensors are freed all the same.
             if let Some(dy) = slots[index].take() {
-                op.backward(dy, &mut GradSink { slots: &mut slots })?;
+                let mut sink = GradSink {
+                    slots: &mut slots,
+                    first: index == root,
+                };
+                op.backward(dy, &mut sink)?;
             }
         }
         Ok(())

@@ -290,14 +290,17 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
                 let x = input(tape, &x)?;
                 let paths: Vec<_> = pairs[..count]
                     .iter()
-                    .map(|(a, b, column)| {
+                    .enumerate()
+                    .map(|(i, (a, b, column))| {
+                        // Of two paths one has no dropout, if the case has any.
+                        let dropout = dropout.filter(|_| i as u8 != case.flags >> 1 & 3);
                         let lora = Lora {
                             a,
                             b,
                             slice: slice.clone(),
                             scale: 1.6 / case.b as f64,
                         };
-                        (lora, *column)
+                        (lora, *column, dropout)
                     })
                     .collect();
                 let y = ops::stacked_linear(tape, &x, &w, &bias, &paths)?;
@@ -382,6 +385,43 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
                 squash(tape, &y, &target)
             })
         }
+        // Residual: the loss depends on the sum alone. ResidualNorm: on the normalised sum, and mostly on the sum too.
+        OpKind::Residual | OpKind::ResidualNorm => {
+            let (x, out) = (make.weight(0, &[n, d])?, make.weight(1, &[n, d])?);
+            let mut learnt = make.parameters.len();
+            let (gamma, beta) = (make.weight(2, &[d])?, make.weight(3, &[d])?);
+            let bias = make.tensor(&[d])?;
+            let (one, other) = (make.tensor(&[n, d])?, make.tensor(&[n, d])?);
+            let bias = (case.flags & 1 == 0).then_some(bias);
+            let (with_norm, with_sum) = (kind == OpKind::ResidualNorm, case.flags & 6 != 0);
+            if with_norm {
+                learnt = make.parameters.len();
+            }
+            make.parameters.truncate(learnt);
+            let frozen = |w: &Weight| Weight::Frozen(w.value().clone());
+            let weights = if with_norm {
+                [gamma, beta]
+            } else {
+                [frozen(&gamma), frozen(&beta)]
+            };
+            skip_constant(&make.parameters, case.seed, &mut |tape| {
+                let (x, out) = (input(tape, &x)?, input(tape, &out)?);
+                let weights = [&weights[0], &weights[1]];
+                let (sum, y) = ops::residual_norm(tape, &x, &out, bias.as_ref(), dropout, weights, 0.05)?;
+                if !with_norm {
+                    return squash(tape, &sum, &one);
+                }
+                let loss = squash(tape, &y, &one)?;
+                if !with_sum {
+                    return Ok(loss);
+                }
+                // The sum twice: once on its own, once added to x.
+                let on = ops::add(tape, &sum, &x)?;
+                let (first, second) = (squash(tape, &sum, &other)?, squash(tape, &on, &one)?);
+                let all = ops::add(tape, &loss, &first)?;
+                ops::add(tape, &all, &second)
+            })
+        }
         OpKind::Embed => {
             let (words, positions) = (make.weight(0, &[m, d])?, make.weight(1, &[case.rank, d])?);
             let (ids, places) = (make.ids(n, m)?, make.ids(n, case.rank)?);
@@ -416,7 +456,7 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
                 // x elsewhere too and W as a value too, so that gradients are added to others; the loss goes on to a
                 // square, so that its own gradient is not one; rank is the chunk.
                 let v = input(tape, &x)?;
-                let loss = ops::linear_cross_entropy(tape, &v, &w, &targets, &settings, case.rank)?;
+                let loss = ops::linear_cross_entropy(tape, &v, &w, m, &targets, &settings, case.rank)?;
                 let loss = squash(tape, &loss, &aim)?;
                 let w = input(tape, &w)?;
                 let (first, second) = (squash(tape, &v, &places)?, squash(tape, &w, &whole)?);
@@ -492,7 +532,7 @@ fn chunked_logits_give_the_value_of_whole_ones_and_do_not_outlive_their_chunk() 
     for rows in [1, 3, 7, 100] {
         let mut tape = Tape::new();
         let v = tape.parameter(&x)?;
-        let loss = ops::linear_cross_entropy(&mut tape, &v, &w, &targets, &settings, rows)?;
+        let loss = ops::linear_cross_entropy(&mut tape, &v, &w, c, &targets, &settings, rows)?;
         let (found, expected) = (loss.value().to_vec::<f64>()?[0], whole.value().to_vec::<f64>()?[0]);
         // Seven sums of fifty terms in another order.
         assert!(
@@ -504,8 +544,38 @@ fn chunked_logits_give_the_value_of_whole_ones_and_do_not_outlive_their_chunk() 
     }
     let mut tape = Tape::new();
     let v = tape.parameter(&x)?;
-    assert!(ops::linear_cross_entropy(&mut tape, &v, &w, &targets, &settings, 0).is_err());
-    assert!(ops::linear_cross_entropy(&mut tape, &v, &w, &targets.rows(0..6)?, &settings, 2).is_err());
+    assert!(ops::linear_cross_entropy(&mut tape, &v, &w, c, &targets, &settings, 0).is_err());
+    assert!(ops::linear_cross_entropy(&mut tape, &v, &w, c, &targets.rows(0..6)?, &settings, 2).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_weight_may_have_rows_that_are_no_classes() -> Result<()> {
+    let device = Device::cpu();
+    let (n, d, c) = (4, 3, 5);
+    let numbers = |len: usize, at: f64| (0..len).map(|i| (i as f64 * at).sin()).collect::<Vec<_>>();
+    let wide = Tensor::from_vec(&device, numbers((c + 3) * d, 1.3), &[c + 3, d])?;
+    let narrow = wide.rows(0..c)?;
+    let targets = Tensor::from_slice(&device, &[0, 4, 3, 1], &[n])?;
+    let settings = CrossEntropy {
+        smoothing: 0.1,
+        ignore: None,
+        weight: 0.2,
+    };
+    let run = |w: &Tensor| -> Result<(Vec<f64>, Vec<f64>)> {
+        let x = Parameter::new("x", Tensor::from_vec(&device, numbers(n * d, 0.7), &[n, d])?, false)?;
+        let mut tape = Tape::new();
+        let v = tape.parameter(&x)?;
+        let loss = ops::linear_cross_entropy(&mut tape, &v, &Weight::Frozen(w.clone()), c, &targets, &settings, 3)?;
+        let value = loss.value().to_vec::<f64>()?;
+        tape.backward(&loss)?;
+        Ok((value, x.grad().to_vec::<f64>()?))
+    };
+    assert_eq!(run(&wide)?, run(&narrow)?);
+    let mut tape = Tape::new();
+    let x = tape.constant(&Tensor::zeros(&device, wide.dtype(), &[n, d])?);
+    let learns = Weight::Trained(Parameter::new("w", wide, false)?);
+    assert!(ops::linear_cross_entropy(&mut tape, &x, &learns, c, &targets, &settings, 3).is_err());
     Ok(())
 }
 

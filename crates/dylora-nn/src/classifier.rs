@@ -176,9 +176,9 @@ impl SequenceClassifier {
             .flat_map(|block| {
                 let a = &block.attention;
                 [
-                    &a.query,
-                    &a.key,
-                    &a.value,
+                    &a.projections.query,
+                    &a.projections.key,
+                    &a.projections.value,
                     &a.output,
                     &block.intermediate,
                     &block.output,

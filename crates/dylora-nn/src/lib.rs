@@ -80,6 +80,7 @@ mod masked_lm;
 mod method;
 mod norm;
 mod optim;
+mod projections;
 mod sampler;
 mod schedule;
 mod scope;

@@ -46,4 +46,17 @@ impl LayerNorm {
             ctx.tape, x, bias, residual, dropout, weights, self.eps,
         )?)
     }
+
+    /// s = x + dropout(out + bias), with the frozen bias of the layer that gave `out`, and LayerNorm(s).
+    pub(crate) fn after_residual(
+        &self,
+        ctx: &mut Ctx<'_>,
+        x: &Var,
+        out: &Var,
+        bias: Option<&Tensor>,
+        dropout: Option<Dropout>,
+    ) -> Result<(Var, Var)> {
+        let weights = [&self.gamma, &self.beta];
+        Ok(ops::residual_norm(ctx.tape, x, out, bias, dropout, weights, self.eps)?)
+    }
 }

@@ -2,8 +2,8 @@
 //! at a time.
 //!
 //! With G = dloss/dlogits of a chunk of rows: dx = G W for its rows, dW += Gᵀ x. Both are computed with the value, while
-//! the chunk's logits are at hand; the backward pass only scales them by the gradient of the loss. Kept: dx `[n, d]` and,
-//! where W is trained, dW `[c, d]`, where the logits would be `[n, c]`.
+//! the chunk's logits are at hand; the backward pass only scales them by the gradient of the loss, where that is not the 1
+//! it begins with. Kept: dx `[n, d]` and, where W is trained, dW `[c, d]`, where the logits would be `[n, c]`.
 
 use dylora_tensor::ops::{self as kernels, CrossEntropy};
 use dylora_tensor::{Error, Result, Tensor};
@@ -21,62 +21,37 @@ pub(crate) struct Record {
     weight: Option<(Parameter, Tensor)>,
 }
 
-/// Cross-entropy of x `[n, d]` times W `[c, d]` transposed against classes `[n]` i32; the loss is `[1]`. At most `rows`
-/// rows of logits exist at a time.
+/// Cross-entropy of x `[n, d]` times the first `classes` rows of W `[c, d]` transposed against classes `[n]` i32; the loss is
+/// `[1]`. At most `rows` rows of logits exist at a time. A W that learns has no rows beyond `classes`.
 ///
 /// # Errors
-/// If `rows` is 0, there is no row at all, shapes or types do not fit, or a class is not in 0..c.
+/// If `rows` is 0, there is no row at all, shapes or types do not fit, or a class is not in 0..`classes`.
 pub fn linear_cross_entropy(
     tape: &mut Tape,
     x: &Var,
     weight: &Weight,
+    classes: usize,
     targets: &Tensor,
     settings: &CrossEntropy,
     rows: usize,
 ) -> Result<Var> {
-    const OP: &str = "linear_cross_entropy";
     let input = tape.input(x)?;
-    let x = &x.value;
-    let n = x.num_rows();
-    if rows == 0 || n == 0 {
-        return Err(Error::invalid(OP, format!("{n} rows in chunks of {rows}")));
-    }
-    if targets.shape() != [n] {
-        return Err(Error::shape(OP, targets.shape(), &[n]));
-    }
     let recording = tape.is_recording();
-    let like = |t: &Tensor| Tensor::zeros(t.device(), t.dtype(), t.shape());
-    let dx = (input.wanted() && recording).then(|| like(x)).transpose()?;
     let trained = weight.trained().filter(|_| recording);
     let trained = trained
-        .map(|parameter| Ok::<_, Error>((parameter.clone(), like(parameter.grad())?)))
+        .map(|parameter| {
+            let grad = parameter.grad();
+            let dw = Tensor::zeros(grad.device(), grad.dtype(), grad.shape())?;
+            Ok::<_, Error>((parameter.clone(), dw))
+        })
         .transpose()?;
-    let wanted = dx.is_some() || trained.is_some();
-    let mut total: Option<Tensor> = None;
-    for start in (0..n).step_by(rows) {
-        let range = start..n.min(start + rows);
-        let part = x.rows(range.clone())?;
-        let logits = kernels::linear(&part, weight.value(), None)?;
-        let (loss, gradient) = kernels::cross_entropy(&logits, &targets.rows(range.clone())?, settings, wanted)?;
-        if let Some(gradient) = gradient {
-            if let Some(dx) = &dx {
-                let made = kernels::linear_input_gradient(&gradient, weight.value(), None)?;
-                dx.rows(range)?.copy_from(&made)?;
-            }
-            if let Some((_, dw)) = &trained {
-                kernels::linear_weight_gradient(&gradient, &part, dw)?;
-            }
-        }
-        total = Some(match total {
-            None => loss,
-            Some(sum) => kernels::add(&sum, &loss)?,
-        });
-    }
-    let total = total.ok_or_else(|| Error::invalid(OP, "no rows"))?;
-    Ok(tape.push(total, wanted, || {
+    let wanted = input.wanted() && recording;
+    let dw = trained.as_ref().map(|(_, dw)| dw);
+    let made = kernels::linear_cross_entropy(&x.value, weight.value(), classes, targets, settings, rows, wanted, dw)?;
+    Ok(tape.push(made.loss, wanted || trained.is_some(), || {
         Op::LinearCrossEntropy(Record {
             input,
-            dx,
+            dx: made.dx,
             weight: trained,
         })
     }))
@@ -88,11 +63,13 @@ impl Backward for Record {
     }
 
     fn backward(self, dloss: Tensor, sink: &mut GradSink<'_>) -> Result<()> {
-        if let Some((parameter, dw)) = &self.weight {
-            kernels::add_into(&kernels::scale_by(dw, &dloss)?, parameter.grad())?;
+        let first = sink.first;
+        let scaled = |t: Tensor| if first { Ok(t) } else { kernels::scale_by(&t, &dloss) };
+        if let Some((parameter, dw)) = self.weight {
+            kernels::add_into(&scaled(dw)?, parameter.grad())?;
         }
-        match &self.dx {
-            Some(dx) => sink.add(self.input, kernels::scale_by(dx, &dloss)?),
+        match self.dx {
+            Some(dx) => sink.add(self.input, scaled(dx)?),
             None => Ok(()),
         }
     }

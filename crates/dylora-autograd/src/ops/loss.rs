@@ -1,6 +1,7 @@
 //! The two losses: cross-entropy and squared error, as weighted sums over rows.
 //!
-//! The gradient is computed with the value while the row is at hand; the backward pass only scales it.
+//! The gradient is computed with the value while the row is at hand; the backward pass only scales it, where the loss is
+//! not itself what it begins with.
 
 use dylora_tensor::ops::{self as kernels, CrossEntropy};
 use dylora_tensor::{Result, Tensor};
@@ -54,6 +55,11 @@ impl Backward for Record {
     }
 
     fn backward(self, dloss: Tensor, sink: &mut GradSink<'_>) -> Result<()> {
-        sink.add(self.input, kernels::scale_by(&self.gradient, &dloss)?)
+        let dx = if sink.first {
+            self.gradient
+        } else {
+            kernels::scale_by(&self.gradient, &dloss)?
+        };
+        sink.add(self.input, dx)
     }
 }

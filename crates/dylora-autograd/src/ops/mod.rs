@@ -14,6 +14,7 @@ pub(crate) mod linear_cross_entropy;
 pub(crate) mod lora_linear;
 pub(crate) mod loss;
 pub(crate) mod parameter;
+pub(crate) mod residual_norm;
 pub(crate) mod stacked_attention;
 pub(crate) mod stacked_linear;
 pub(crate) mod tanh;
@@ -22,7 +23,9 @@ pub use add::add;
 pub use attention::attention;
 pub use bias_gelu::bias_gelu;
 pub use dropout::dropout;
-pub use dylora_tensor::ops::{Attention as AttentionArgs, CrossEntropy, Gelu, defers_bias, stacks};
+pub use dylora_tensor::ops::{
+    Attention as AttentionArgs, CrossEntropy, Gelu, defers_bias, logit_rows, stacks, vocabulary_rows,
+};
 pub use embed::embed;
 pub use gather_rows::gather_rows;
 pub use gelu::gelu;
@@ -31,6 +34,7 @@ pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lora_linear::{Lora, lora_linear, low_rank};
 pub use loss::{cross_entropy, mse};
+pub use residual_norm::residual_norm;
 pub use stacked_attention::stacked_attention;
 pub use stacked_linear::stacked_linear;
 pub use tanh::tanh;

@@ -1,11 +1,12 @@
 //! A frozen linear layer with low-rank paths on some of its columns: y = x Wᵀ + bias, to which a path adds
-//! s (x A[..b]ᵀ) B[:, ..b]ᵀ on its columns. The gradients of a path are those of [`lora_linear`](super::lora_linear); dx is
-//! the sum over all columns. Kept: x and the paths' x A[..b]ᵀ.
+//! s (z A[..b]ᵀ) B[:, ..b]ᵀ on its columns, with z = x or a dropout of x that is the path's own. The gradients of a path are
+//! those of [`lora_linear`](super::lora_linear); dx is the sum over all columns. Kept: x and the paths' z A[..b]ᵀ; masks are
+//! drawn again.
 
 use std::ops::Range;
 
 use dylora_tensor::ops::{self as kernels, LowRank, StackedPath};
-use dylora_tensor::{Result, Tensor};
+use dylora_tensor::{Dropout, Result, Tensor};
 
 use crate::op::{Backward, Op};
 use crate::ops::Lora;
@@ -20,13 +21,14 @@ pub(crate) struct Record {
     x: Tensor,
     h: Tensor,
     weight: Tensor,
-    paths: Vec<(Parameter, Parameter, usize)>,
+    paths: Vec<(Parameter, Parameter, usize, Option<Dropout>)>,
     rank: usize,
     write: Range<usize>,
     scale: f64,
 }
 
-/// x `[n, d]` to `[n, m]` through the frozen W `[m, d]` and bias `[m]`, with low-rank paths that begin at the given columns.
+/// x `[n, d]` to `[n, m]` through the frozen W `[m, d]` and bias `[m]`, with low-rank paths that begin at the given columns, each
+/// with the dropout of its input.
 ///
 /// # Errors
 /// If shapes or types do not fit, or the paths are not all of one rank and scale.
@@ -35,12 +37,12 @@ pub fn stacked_linear(
     x: &Var,
     weight: &Tensor,
     bias: &Tensor,
-    paths: &[(Lora<'_>, usize)],
+    paths: &[(Lora<'_>, usize, Option<Dropout>)],
 ) -> Result<Var> {
     let input = tape.input(x)?;
     let list: Vec<StackedPath<'_>> = paths
         .iter()
-        .map(|(lora, column)| StackedPath {
+        .map(|(lora, column, dropout)| StackedPath {
             low: LowRank {
                 a: lora.a.value(),
                 b: lora.b.value(),
@@ -48,11 +50,12 @@ pub fn stacked_linear(
                 scale: lora.scale,
             },
             column: *column,
+            dropout: *dropout,
         })
         .collect();
     let (value, h) = kernels::stacked_linear(&x.value, weight, bias, &list)?;
     Ok(tape.push(value, true, || {
-        let first = paths.first().map(|(lora, _)| lora);
+        let first = paths.first().map(|(lora, ..)| lora);
         Op::StackedLinear(Record {
             input,
             x: x.value.clone(),
@@ -60,7 +63,7 @@ pub fn stacked_linear(
             weight: weight.clone(),
             paths: paths
                 .iter()
-                .map(|(lora, column)| (lora.a.clone(), lora.b.clone(), *column))
+                .map(|(lora, column, dropout)| (lora.a.clone(), lora.b.clone(), *column, *dropout))
                 .collect(),
             rank: first.map_or(0, |lora| lora.slice.read),
             write: first.map_or(0..0, |lora| lora.slice.write.clone()),
@@ -78,7 +81,7 @@ impl Backward for Record {
         let list: Vec<StackedPath<'_>> = self
             .paths
             .iter()
-            .map(|(a, b, column)| StackedPath {
+            .map(|(a, b, column, dropout)| StackedPath {
                 low: LowRank {
                     a: a.value(),
                     b: b.value(),
@@ -86,9 +89,10 @@ impl Backward for Record {
                     scale: self.scale,
                 },
                 column: *column,
+                dropout: *dropout,
             })
             .collect();
-        let into: Vec<_> = self.paths.iter().map(|(a, b, _)| (a.grad(), b.grad())).collect();
+        let into: Vec<_> = self.paths.iter().map(|(a, b, ..)| (a.grad(), b.grad())).collect();
         let onto = self.input.wanted().then(|| sink.take(self.input));
         let dx =
             kernels::stacked_linear_gradient(&dy, [&self.x, &self.h], &self.weight, &list, &into, self.write, onto)?;

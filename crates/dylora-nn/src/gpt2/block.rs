@@ -11,15 +11,21 @@ use crate::dylora::{AdaptedLinear, AdapterSettings};
 use crate::error::{Error, Result};
 use crate::method::Target;
 use crate::norm::LayerNorm;
+use crate::projections::Projections;
 use crate::scope::{Init, Scope};
+
+/// Hidden states between blocks, `[tokens, d]`: the sum of all that was added so far, and the same as the next norm leaves it.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    pub(super) x: Var,
+    pub(super) normed: Var,
+}
 
 /// A block; the thirds of the published `attn.c_attn` are layers of their own, each with its own adapter.
 #[derive(Clone, Debug)]
 pub struct Gpt2Block {
-    norm_1: LayerNorm,
-    pub(super) query: AdaptedLinear,
-    pub(super) key: AdaptedLinear,
-    pub(super) value: AdaptedLinear,
+    pub(super) norm_1: LayerNorm,
+    pub(super) projections: Projections,
     attention_output: AdaptedLinear,
     norm_2: LayerNorm,
     intermediate: AdaptedLinear,
@@ -67,9 +73,12 @@ impl Gpt2Block {
         }
         Ok(Gpt2Block {
             norm_1: LayerNorm::new(&scope.at("ln_1"), d, config.layer_norm_eps)?,
-            query: third("query", Target::Query)?,
-            key: third("key", Target::Key)?,
-            value: third("value", Target::Value)?,
+            projections: Projections::new(
+                third("query", Target::Query)?,
+                third("key", Target::Key)?,
+                third("value", Target::Value)?,
+                d / config.num_heads,
+            )?,
             attention_output: one("attn.c_proj", (d, d), residual, Target::AttentionOutput)?,
             norm_2: LayerNorm::new(&scope.at("ln_2"), d, config.layer_norm_eps)?,
             intermediate: one("mlp.c_fc", (m, d), Init::Normal, Target::Intermediate)?,
@@ -82,72 +91,63 @@ impl Gpt2Block {
         })
     }
 
-    /// The block's result for x `[tokens, d]`, or, where `read` is given, for those rows alone, which are the last ones of
-    /// their sequences.
+    /// The stream behind the block, normalised for what reads it next: of all rows, or, where `read` is given, of those rows
+    /// alone, which are the last ones of their sequences.
     pub(super) fn forward(
         &self,
         ctx: &mut Ctx<'_>,
-        x: &Var,
+        stream: &Stream,
         segments: &Segments,
         read: Option<&Selected>,
-    ) -> Result<Var> {
-        let (x, from, normed) = self.read(ctx, x, read)?;
+        next: &LayerNorm,
+    ) -> Result<Stream> {
+        let asking = self.read(ctx, stream, read)?;
         let queries = read.map_or(segments, |read| &read.segments);
-        let q = self.query.forward(ctx, &from)?;
-        let k = self.key.forward(ctx, &normed)?;
-        let v = self.value.forward(ctx, &normed)?;
-        self.after_projections(ctx, &x, [&q, &k, &v], queries, segments)
-    }
-
-    /// The rows that go on, the same normalised, and all rows normalised.
-    pub(super) fn read(&self, ctx: &mut Ctx<'_>, x: &Var, read: Option<&Selected>) -> Result<(Var, Var, Var)> {
-        let normed = self.norm_1.forward(ctx, x, None, None)?;
-        Ok(match read {
-            None => (x.clone(), normed.clone(), normed),
-            Some(read) => (
-                ops::gather_rows(ctx.tape, x, &read.rows)?,
-                ops::gather_rows(ctx.tape, &normed, &read.rows)?,
-                normed,
-            ),
-        })
-    }
-
-    pub(super) fn after_projections(
-        &self,
-        ctx: &mut Ctx<'_>,
-        x: &Var,
-        [q, k, v]: [&Var; 3],
-        queries: &Segments,
-        keys: &Segments,
-    ) -> Result<Var> {
         let args = AttentionArgs {
             queries,
-            keys,
+            keys: segments,
             num_heads: self.num_heads,
             scale: self.scale,
             causal: true,
-            dropout: ctx.next_dropout(self.attention_dropout)?,
+            dropout: None,
         };
-        let context = ops::attention(ctx.tape, q, k, v, &args)?;
-        self.after_attention(ctx, x, &context)
+        let apart = read.map(|_| &asking.normed);
+        let dropout = self.attention_dropout;
+        let context = self.projections.attend(ctx, apart, &stream.normed, args, dropout)?;
+        self.after_attention(ctx, &asking.x, &context, next)
+    }
+
+    /// The rows that go on.
+    pub(super) fn read(&self, ctx: &mut Ctx<'_>, stream: &Stream, read: Option<&Selected>) -> Result<Stream> {
+        Ok(match read {
+            None => stream.clone(),
+            Some(read) => Stream {
+                x: ops::gather_rows(ctx.tape, &stream.x, &read.rows)?,
+                normed: ops::gather_rows(ctx.tape, &stream.normed, &read.rows)?,
+            },
+        })
     }
 
     /// What follows attention, for the rows x that asked.
-    pub(super) fn after_attention(&self, ctx: &mut Ctx<'_>, x: &Var, context: &Var) -> Result<Var> {
-        let out = self.attention_output.forward(ctx, context)?;
-        let x = self.residual(ctx, x, &out)?;
-        let normed = self.norm_2.forward(ctx, &x, None, None)?;
-        let hidden = self.intermediate.forward(ctx, &normed)?;
-        let hidden = ops::gelu(ctx.tape, &hidden, self.activation)?;
-        let out = self.output.forward(ctx, &hidden)?;
-        self.residual(ctx, &x, &out)
-    }
-
-    /// x + dropout(out).
-    fn residual(&self, ctx: &mut Ctx<'_>, x: &Var, out: &Var) -> Result<Var> {
+    pub(super) fn after_attention(
+        &self,
+        ctx: &mut Ctx<'_>,
+        x: &Var,
+        context: &Var,
+        next: &LayerNorm,
+    ) -> Result<Stream> {
+        let (out, bias) = self.attention_output.forward_unbiased(ctx, context)?;
         let dropout = ctx.next_dropout(self.residual_dropout)?;
-        let out = ops::dropout(ctx.tape, out, dropout)?;
-        Ok(ops::add(ctx.tape, x, &out)?)
+        let (x, normed) = self.norm_2.after_residual(ctx, x, &out, bias, dropout)?;
+        let (hidden, bias) = self.intermediate.forward_unbiased(ctx, &normed)?;
+        let hidden = match bias {
+            Some(bias) => ops::bias_gelu(ctx.tape, &hidden, bias, self.activation)?,
+            None => ops::gelu(ctx.tape, &hidden, self.activation)?,
+        };
+        let (out, bias) = self.output.forward_unbiased(ctx, &hidden)?;
+        let dropout = ctx.next_dropout(self.residual_dropout)?;
+        let (x, normed) = next.after_residual(ctx, &x, &out, bias, dropout)?;
+        Ok(Stream { x, normed })
     }
 
     /// The layers' weights at a rank under their published keys below the block's, stored input-major.
@@ -156,7 +156,7 @@ impl Gpt2Block {
             (
                 "attn.c_attn.weight",
                 "attn.c_attn.bias",
-                vec![&self.query, &self.key, &self.value],
+                vec![&self.projections.query, &self.projections.key, &self.projections.value],
             ),
             ("attn.c_proj.weight", "attn.c_proj.bias", vec![&self.attention_output]),
             ("mlp.c_fc.weight", "mlp.c_fc.bias", vec![&self.intermediate]),

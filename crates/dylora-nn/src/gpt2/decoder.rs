@@ -8,12 +8,13 @@ use std::ops::Range;
 use dylora_autograd::ops;
 use dylora_autograd::tensor::ops::{self as kernels, CacheAttention, TopClasses};
 use dylora_autograd::tensor::{Segments, Tensor};
-use dylora_autograd::{RankSlice, Tape, Var};
+use dylora_autograd::{RankSlice, Tape};
 
 use super::Gpt2LanguageModel;
-use super::block::Gpt2Block;
+use super::block::{Gpt2Block, Stream};
 use crate::ctx::{Ctx, Selected};
 use crate::error::{Error, Result};
+use crate::norm::LayerNorm;
 
 /// New tokens of one text.
 #[derive(Clone, Copy, Debug)]
@@ -187,16 +188,15 @@ impl<'m> Decoder<'m> {
             slice: self.slice.clone(),
             dropout: None,
         };
-        let mut x = model.embed(&mut ctx, &row(&ids)?, &row(&positions)?)?;
-        self.reserve(step.rows.end, x.value())?;
+        let mut stream = model.enter(&mut ctx, &row(&ids)?, &row(&positions)?)?;
+        self.reserve(step.rows.end, stream.x.value())?;
         let only_last = (last.len() < ids.len()).then_some(&read);
         let blocks = model.blocks.len();
         for (i, (block, cache)) in model.blocks.iter().zip(&self.cache).enumerate() {
             let read = only_last.filter(|_| i + 1 == blocks);
-            x = block.step(&mut ctx, &x, &step, cache, read)?;
+            stream = block.step(&mut ctx, &stream, &step, cache, read, model.norm_behind(i))?;
         }
-        let x = model.norm.forward(&mut ctx, &x, None, None)?;
-        let logits = ops::linear(ctx.tape, &x, &model.words, None)?;
+        let logits = ops::linear(ctx.tape, &stream.normed, &model.words, None)?;
         self.used = step.rows.end;
         Ok(Fed {
             logits: logits.value().clone(),
@@ -264,16 +264,17 @@ impl Gpt2Block {
     pub(super) fn step(
         &self,
         ctx: &mut Ctx<'_>,
-        x: &Var,
+        stream: &Stream,
         step: &Step<'_>,
         cache: &[Tensor; 2],
         read: Option<&Selected>,
-    ) -> Result<Var> {
-        let (x, from, normed) = self.read(ctx, x, read)?;
+        next: &LayerNorm,
+    ) -> Result<Stream> {
+        let asking = self.read(ctx, stream, read)?;
         let queries = read.map_or(step.queries, |read| &read.segments);
-        let q = self.query.forward(ctx, &from)?;
-        let k = self.key.forward(ctx, &normed)?;
-        let v = self.value.forward(ctx, &normed)?;
+        let q = self.projections.query.forward(ctx, &asking.normed)?;
+        let k = self.projections.key.forward(ctx, &stream.normed)?;
+        let v = self.projections.value.forward(ctx, &stream.normed)?;
         for (new, all) in [&k, &v].into_iter().zip(cache) {
             all.rows(step.rows.clone())?.copy_from(new.value())?;
         }
@@ -286,6 +287,6 @@ impl Gpt2Block {
         };
         let context = kernels::attend_rows(q.value(), &cache[0], &cache[1], &settings)?;
         let context = ctx.tape.constant(&context);
-        self.after_attention(ctx, &x, &context)
+        self.after_attention(ctx, &asking.x, &context, next)
     }
 }

@@ -19,6 +19,7 @@ use crate::norm::LayerNorm;
 use crate::scope::{Init, Naming, Source};
 
 pub use block::Gpt2Block;
+use block::Stream;
 pub use config::Gpt2Config;
 pub use decoder::{Decoder, Fed, Feed};
 pub(crate) use input_major::output_major;
@@ -26,12 +27,24 @@ pub use inputs::CausalInputs;
 
 /// The prefix of the keys below the head.
 const PREFIX: &str = "transformer";
-/// Logits that exist at the same time, 64 MiB in f32: enough rows for an efficient product at 50257 tokens.
-const LOGITS: usize = 1 << 24;
 
 /// Buffers of the causal mask, and the output where a file holds it beside the embedding it is tied to.
 fn unused(bare: &str) -> bool {
     bare == "lm_head.weight" || bare.ends_with(".attn.bias") || bare.ends_with(".attn.masked_bias")
+}
+
+/// A frozen token embedding in a table with as many rows as the device likes best.
+fn padded(words: &Weight, config: &Gpt2Config) -> Result<Option<Weight>> {
+    let (Weight::Frozen(own), d) = (words, config.hidden_size) else {
+        return Ok(None);
+    };
+    let rows = ops::vocabulary_rows(own.device(), config.vocab_size);
+    if rows == config.vocab_size {
+        return Ok(None);
+    }
+    let all = Tensor::zeros(own.device(), own.dtype(), &[rows, d])?;
+    all.rows(0..config.vocab_size)?.copy_from(own)?;
+    Ok(Some(Weight::Frozen(all)))
 }
 
 /// GPT-2 as a language model, with adapters or fully trained.
@@ -68,6 +81,8 @@ fn unused(bare: &str) -> bool {
 pub struct Gpt2LanguageModel {
     config: Gpt2Config,
     words: Weight,
+    /// The frozen token embedding with further rows of zeros, where the device gains by them; `words` is a part of it.
+    padded: Option<Weight>,
     positions: Weight,
     blocks: Vec<Gpt2Block>,
     norm: LayerNorm,
@@ -105,7 +120,7 @@ impl Gpt2LanguageModel {
         let root = weights.root();
         let scope = root.at(PREFIX);
         let table = |name: &str, rows| scope.weight(name, &[rows, config.hidden_size], Init::Normal, true);
-        let (words, positions) = (
+        let (mut words, positions) = (
             table("wte.weight", config.vocab_size)?,
             table("wpe.weight", config.max_positions)?,
         );
@@ -114,15 +129,24 @@ impl Gpt2LanguageModel {
             .collect::<Result<_>>()?;
         let norm = LayerNorm::new(&scope.at("ln_f"), config.hidden_size, config.layer_norm_eps)?;
         drop((scope, root));
+        let mut weights = weights.finish()?.weights;
+        let padded = padded(&words, config)?;
+        if let Some(all) = &padded {
+            words = Weight::Frozen(all.value().rows(0..config.vocab_size)?);
+            let key = format!("{PREFIX}.wte.weight");
+            let mut list = weights.iter_mut().filter(|(name, _)| *name == key);
+            list.by_ref().for_each(|(_, weight)| *weight = words.clone());
+        }
         Ok(Gpt2LanguageModel {
             config: config.clone(),
             words,
+            padded,
             positions,
             blocks,
             norm,
             slice,
             rank,
-            weights: weights.finish()?.weights,
+            weights,
         })
     }
 
@@ -136,23 +160,31 @@ impl Gpt2LanguageModel {
         }
         let segments = inputs.segments();
         self.check_length(segments.longest())?;
-        let mut x = self.embed(ctx, inputs.ids(), inputs.positions())?;
-        let Some((last, blocks)) = self.blocks.split_last() else {
-            return Err(Error::setting("n_layer", "a model without blocks"));
-        };
-        for block in blocks {
-            x = block.forward(ctx, &x, segments, None)?;
-        }
+        let mut stream = self.enter(ctx, inputs.ids(), inputs.positions())?;
         // Nothing else of the last block is read, so nothing else is computed there but keys and values.
         let read = (inputs.read().segments.tokens() < segments.tokens()).then_some(inputs.read());
-        let x = last.forward(ctx, &x, segments, read)?;
-        self.norm.forward(ctx, &x, None, None)
+        for (i, block) in self.blocks.iter().enumerate() {
+            let read = read.filter(|_| i + 1 == self.blocks.len());
+            stream = block.forward(ctx, &stream, segments, read, self.norm_behind(i))?;
+        }
+        Ok(stream.normed)
     }
 
-    fn embed(&self, ctx: &mut Ctx<'_>, ids: &Tensor, positions: &Tensor) -> Result<Var> {
+    /// The embeddings, normalised for the first block.
+    fn enter(&self, ctx: &mut Ctx<'_>, ids: &Tensor, positions: &Tensor) -> Result<Stream> {
+        let first = self.blocks.first();
+        let norm = first.map(|block| &block.norm_1);
+        let norm = norm.ok_or_else(|| Error::setting("n_layer", "a model without blocks"))?;
         let x = ops::embed(ctx.tape, &[(ids, &self.words), (positions, &self.positions)])?;
         let dropout = ctx.next_dropout(self.config.embedding_dropout)?;
-        Ok(ops::dropout(ctx.tape, &x, dropout)?)
+        let x = ops::dropout(ctx.tape, &x, dropout)?;
+        let normed = norm.forward(ctx, &x, None, None)?;
+        Ok(Stream { x, normed })
+    }
+
+    /// The norm that reads what block `index` leaves.
+    fn norm_behind(&self, index: usize) -> &LayerNorm {
+        self.blocks.get(index + 1).map_or(&self.norm, |block| &block.norm_1)
     }
 
     /// Logits `[read, vocab_size]`.
@@ -179,7 +211,8 @@ impl Gpt2LanguageModel {
         weight: f64,
     ) -> Result<Var> {
         let x = self.hidden(ctx, inputs)?;
-        let rows = (LOGITS / self.config.vocab_size).max(1);
+        let classes = self.config.vocab_size;
+        let rows = ops::logit_rows(targets.device(), classes);
         let settings = CrossEntropy {
             smoothing,
             ignore: None,
@@ -188,7 +221,8 @@ impl Gpt2LanguageModel {
         Ok(ops::linear_cross_entropy(
             ctx.tape,
             &x,
-            &self.words,
+            self.padded.as_ref().unwrap_or(&self.words),
+            classes,
             targets,
             &settings,
             rows,

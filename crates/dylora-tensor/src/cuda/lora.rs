@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::elementwise::{chunk_rows, linear, linear_input_gradient, operand};
+use super::lora_drop;
 use super::module::{Kind, Source};
 use super::{Cuda, cast, int, kind, launch, optional, vector};
 use crate::dtype::DType;
@@ -166,15 +167,21 @@ fn reduce(
 const MOST_RANKS: usize = 8;
 const WIDEST: usize = 1024;
 
-/// Whether `count` paths of rank r from `d` columns to `wide` columns each run on tensor cores.
-pub(crate) fn stacks(cuda: &Cuda, dtype: DType, d: usize, wide: usize, r: usize, count: usize) -> bool {
+/// Whether `count` paths of rank r from `d` columns to `wide` columns each run on tensor cores; with `dropout` each reads
+/// x through a dropout of its own.
+pub(crate) fn stacks(cuda: &Cuda, dtype: DType, d: usize, wide: usize, r: usize, count: usize, dropout: bool) -> bool {
+    let bytes = if dropout {
+        lora_drop::tiles_bytes(d, wide, count)
+    } else {
+        tiles_bytes(d, wide, count, r, 1)
+    };
     let fits = |side: usize| side.is_multiple_of(32) && (1..=WIDEST).contains(&side);
     dtype == DType::Bf16
         && (1..=2).contains(&count)
         && (1..=MOST_RANKS).contains(&r)
         && fits(d)
         && fits(wide)
-        && tiles_bytes(d, wide, count, r, 1) <= cuda.shared_limit()
+        && bytes <= cuda.shared_limit()
 }
 
 /// Shared memory of the gradient kernel: 16 rows of x and of each path's dy for each tile, and of h for two.
@@ -194,14 +201,14 @@ struct Path {
 
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct Paths {
+pub(super) struct Paths {
     at: [Path; 2],
 }
 
 /// Where the gradients of A and B of a path go.
 pub(crate) type PathGradients<'a> = (Option<&'a Tensor>, Option<&'a Tensor>);
 
-fn paths_of(
+pub(super) fn paths_of(
     op: &'static str,
     cuda: &Cuda,
     paths: &[(LowRank<'_>, usize)],
@@ -374,7 +381,7 @@ pub(crate) fn lora_linear(
 ) -> Result<(Tensor, Tensor)> {
     const OP: &str = "lora_linear";
     let paths = [(*low, 0)];
-    if stacks(cuda, x.dtype(), x.width(), low.b.num_rows(), low.a.num_rows(), 1) {
+    if stacks(cuda, x.dtype(), x.width(), low.b.num_rows(), low.a.num_rows(), 1, false) {
         return stacked_linear(cuda, x, base, &paths, shape);
     }
     let h = dot(OP, cuda, x, &Factor::a(low), false)?;
@@ -399,7 +406,7 @@ pub(crate) fn lora_linear_gradient(
     into: LowRankGradients<'_>,
 ) -> Result<Option<Tensor>> {
     const OP: &str = "lora_linear_gradient";
-    if stacks(cuda, x.dtype(), x.width(), low.b.num_rows(), low.a.num_rows(), 1) {
+    if stacks(cuda, x.dtype(), x.width(), low.b.num_rows(), low.a.num_rows(), 1, false) {
         let paths = [(*low, 0)];
         let targets = [(into.da, into.db)];
         return stacked_linear_gradient(cuda, dy, x, h, weight, &paths, &targets, write, into.dx);

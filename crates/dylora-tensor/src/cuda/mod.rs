@@ -13,12 +13,15 @@ mod gemm;
 mod graph;
 mod heap;
 mod lora;
+mod lora_drop;
 mod loss;
 mod module;
 mod norm;
 mod optim;
+mod residual;
 mod rows;
 mod staging;
+mod vocabulary;
 
 pub(crate) use attention::{
     attends_stacked, attention, attention_gradient, stacked_attention, stacked_attention_gradient,
@@ -32,12 +35,15 @@ pub(crate) use elementwise::{
 pub(crate) use graph::Recording;
 pub(crate) use heap::Block;
 pub(crate) use lora::{lora_linear, lora_linear_gradient, stacked_linear, stacked_linear_gradient, stacks};
+pub(crate) use lora_drop::{stacked_linear as dropped_linear, stacked_linear_gradient as dropped_linear_gradient};
 pub(crate) use loss::{cross_entropy, mse};
 pub use module::KernelCache;
 pub(crate) use norm::{layer_norm, layer_norm_gradient};
 pub(crate) use optim::{adamw, clip_factor, zero_many};
+pub(crate) use residual::residual_norm_gradient;
 pub(crate) use rows::{embed, embed_gradient, gather_rows, scatter_rows};
 pub(crate) use staging::Arriving;
+pub(crate) use vocabulary::linear_cross_entropy;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};

@@ -26,6 +26,7 @@ pub(crate) enum Source {
     Rows,
     Lora,
     LoraMma,
+    LoraDrop,
     Loss,
     Optim,
     Attention,
@@ -34,6 +35,8 @@ pub(crate) enum Source {
     AttentionMma64,
     AttentionMma128,
     Decode,
+    Residual,
+    Vocabulary,
 }
 
 /// A kernel: its file, element type and name.
@@ -49,12 +52,13 @@ pub(crate) enum Kind {
 const COMMON: &str = include_str!("../../kernels/common.cuh");
 
 impl Source {
-    const ALL: [Source; 12] = [
+    const ALL: [Source; 15] = [
         Source::Elementwise,
         Source::Norm,
         Source::Rows,
         Source::Lora,
         Source::LoraMma,
+        Source::LoraDrop,
         Source::Loss,
         Source::Optim,
         Source::Attention,
@@ -62,6 +66,8 @@ impl Source {
         Source::AttentionMma64,
         Source::AttentionMma128,
         Source::Decode,
+        Source::Residual,
+        Source::Vocabulary,
     ];
 
     fn text(self) -> &'static str {
@@ -71,6 +77,7 @@ impl Source {
             Source::Rows => include_str!("../../kernels/rows.cu"),
             Source::Lora => include_str!("../../kernels/lora.cu"),
             Source::LoraMma => include_str!("../../kernels/lora_mma.cu"),
+            Source::LoraDrop => include_str!("../../kernels/lora_drop.cu"),
             Source::Loss => include_str!("../../kernels/loss.cu"),
             Source::Optim => include_str!("../../kernels/optim.cu"),
             Source::Attention => include_str!("../../kernels/attention.cu"),
@@ -78,6 +85,8 @@ impl Source {
             Source::AttentionMma32 | Source::AttentionMma64 | Source::AttentionMma128 => {
                 include_str!("../../kernels/attention_mma.cu")
             }
+            Source::Residual => include_str!("../../kernels/residual.cu"),
+            Source::Vocabulary => include_str!("../../kernels/vocabulary.cu"),
         }
     }
 
@@ -99,7 +108,7 @@ impl Source {
     fn kinds(self) -> &'static [Kind] {
         match self {
             Source::Optim => &[Kind::F32],
-            Source::LoraMma => &[Kind::Bf16],
+            Source::LoraMma | Source::LoraDrop => &[Kind::Bf16],
             _ if self.head().is_some() => &[Kind::Bf16],
             _ => &[Kind::F32, Kind::Bf16],
         }
@@ -245,7 +254,7 @@ impl Modules {
         let function = unsafe {
             let function = driver::module::get_function(module, symbol).map_err(|e| driver_error(name, e))?;
             let most = match source {
-                Source::Attention | Source::LoraMma => self.shared,
+                Source::Attention | Source::LoraMma | Source::LoraDrop | Source::Vocabulary => self.shared,
                 _ if source.head().is_some() => self.shared + DECLARED,
                 _ => 0,
             };

@@ -16,7 +16,7 @@ pub fn defers_bias(device: &Device) -> bool {
 }
 
 /// x + bias; CPU only.
-fn biased(op: &'static str, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(super) fn biased(op: &'static str, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     by_float!(op, x, T => {
         let (xs, bias) = (x.read::<T>(op)?, bias.read::<T>(op)?);
         Tensor::make::<T>(op, x.device(), x.shape(), |out| {

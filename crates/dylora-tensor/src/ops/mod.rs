@@ -14,7 +14,9 @@ mod loss;
 mod low_rank;
 mod norm;
 mod optim;
+mod residual;
 mod stacked;
+mod vocabulary;
 
 pub use attention::{Attended, Attention, attention, attention_gradient};
 pub use biased::{bias_gelu, bias_gelu_gradient, bias_layer_norm, defers_bias};
@@ -26,9 +28,11 @@ pub use loss::{CrossEntropy, cross_entropy, mse};
 pub use low_rank::{LowRank, LowRankGradients, lora_linear, lora_linear_gradient};
 pub use norm::{NormGradients, Normalised, layer_norm, layer_norm_gradient};
 pub use optim::{AdamWForm, AdamWHyper, AdamWItem, AdamWRow, AdamWState, Slab, adamw, adamw_many, clip_factor};
+pub use residual::{residual_norm, residual_norm_gradient};
 pub use stacked::{
     StackedPath, stacked_attention, stacked_attention_gradient, stacked_linear, stacked_linear_gradient, stacks,
 };
+pub use vocabulary::{VocabularyLoss, linear_cross_entropy, logit_rows, vocabulary_rows};
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;

@@ -6,12 +6,14 @@
 use std::ops::Range;
 
 use super::attention::{Attended, Attention, attention, attention_gradient};
+use super::elementwise::{add, dropout as apply};
 use super::low_rank::{LowRank, LowRankGradients, lora_linear, lora_linear_gradient};
 use super::{by_float, expect_shape, linear, linear_input_gradient, matrix, same_shape};
 use crate::cuda;
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::rng::Dropout;
 use crate::tensor::Tensor;
 
 /// A low-rank path on some columns of a stacked layer's result.
@@ -21,14 +23,18 @@ pub struct StackedPath<'a> {
     pub low: LowRank<'a>,
     /// The path's first column, a multiple of `wide`.
     pub column: usize,
+    /// What x goes through before this path reads it.
+    pub dropout: Option<Dropout>,
 }
 
 /// Whether projections of `d` columns to `d` columns in heads of `head_dim`, `paths` of them with low-rank paths of
-/// rank r, are better stacked here.
-pub fn stacks(device: &Device, dtype: DType, d: usize, head_dim: usize, r: usize, paths: usize) -> bool {
+/// rank r, are better stacked here; with `dropout`, paths have a dropout.
+pub fn stacks(device: &Device, dtype: DType, d: usize, head_dim: usize, r: usize, paths: usize, dropout: bool) -> bool {
     match device {
         Device::Cpu(_) => false,
-        Device::Cuda(cuda) => cuda::stacks(cuda, dtype, d, d, r, paths) && cuda::attends_stacked(dtype, head_dim),
+        Device::Cuda(cuda) => {
+            cuda::stacks(cuda, dtype, d, d, r, paths, dropout) && cuda::attends_stacked(dtype, head_dim)
+        }
     }
 }
 
@@ -88,7 +94,8 @@ fn check_paths(op: &'static str, m: usize, d: usize, paths: &[StackedPath<'_>]) 
     Ok(wide)
 }
 
-/// y = x Wᵀ + bias with low-rank paths on some columns, and h, the paths' x A[..b]ᵀ side by side.
+/// y = x Wᵀ + bias with low-rank paths on some columns, each of x or its own dropout of x, and h, the paths' x A[..b]ᵀ side
+/// by side.
 ///
 /// x `[n, d]`, W `[m, d]`, bias `[m]`, y `[n, m]`, h `[n, paths b]` (on a GPU `[n, paths r]`).
 ///
@@ -106,9 +113,14 @@ pub fn stacked_linear(
     expect_shape(OP, bias, &[m])?;
     let wide = check_paths(OP, m, d, paths)?;
     if let Device::Cuda(cuda) = x.device() {
-        let list: Vec<_> = paths.iter().map(|path| (path.low, path.column)).collect();
         check_stacks(OP, cuda, x.dtype(), paths)?;
-        return cuda::stacked_linear(cuda, x, Some((weight, Some(bias))), &list, &[x.num_rows(), m]);
+        let shape = [x.num_rows(), m];
+        if drops(paths) {
+            let list: Vec<_> = paths.iter().map(|path| (path.low, path.column, path.dropout)).collect();
+            return cuda::dropped_linear(cuda, x, weight, Some(bias), &list, &shape);
+        }
+        let list: Vec<_> = paths.iter().map(|path| (path.low, path.column)).collect();
+        return cuda::stacked_linear(cuda, x, Some((weight, Some(bias))), &list, &shape);
     }
     let mut hs: Vec<Option<Tensor>> = vec![None; paths.len()];
     let ys = (0..m / wide)
@@ -117,7 +129,14 @@ pub fn stacked_linear(
             let (weight, bias) = (weight.rows(rows.clone())?, bias.rows(rows.clone())?);
             match paths.iter().position(|path| path.column == rows.start) {
                 Some(index) => {
-                    let (y, h) = lora_linear(x, Some((&weight, Some(&bias))), &paths[index].low)?;
+                    let low = &paths[index].low;
+                    let (y, h) = match paths[index].dropout {
+                        None => lora_linear(x, Some((&weight, Some(&bias))), low)?,
+                        Some(dropout) => {
+                            let (own, h) = lora_linear(&apply(x, dropout)?, None, low)?;
+                            (add(&linear(x, &weight, Some(&bias))?, &own)?, h)
+                        }
+                    };
                     hs[index] = Some(h);
                     Ok(y)
                 }
@@ -129,10 +148,14 @@ pub fn stacked_linear(
     Ok((side_by_side(OP, &ys)?, side_by_side(OP, &hs)?))
 }
 
+fn drops(paths: &[StackedPath<'_>]) -> bool {
+    paths.iter().any(|path| path.dropout.is_some())
+}
+
 fn check_stacks(op: &'static str, cuda: &cuda::Cuda, dtype: DType, paths: &[StackedPath<'_>]) -> Result<()> {
     let low = &paths[0].low;
     let (r, d, wide) = (low.a.num_rows(), low.a.width(), low.b.num_rows());
-    if cuda::stacks(cuda, dtype, d, wide, r, paths.len()) {
+    if cuda::stacks(cuda, dtype, d, wide, r, paths.len(), drops(paths)) {
         return Ok(());
     }
     Err(Error::Unsupported {
@@ -177,9 +200,13 @@ pub fn stacked_linear_gradient(
     if let Device::Cuda(cuda) = dy.device() {
         expect_shape(OP, h, &[x.num_rows(), paths.len() * r])?;
         check_stacks(OP, cuda, x.dtype(), paths)?;
-        let list: Vec<_> = paths.iter().map(|path| (path.low, path.column)).collect();
         let targets: Vec<_> = into.iter().map(|(da, db)| (Some(*da), Some(*db))).collect();
         let write = write.start.min(rank)..write.end.min(rank);
+        if drops(paths) {
+            let list: Vec<_> = paths.iter().map(|path| (path.low, path.column, path.dropout)).collect();
+            return cuda::dropped_linear_gradient(cuda, dy, [x, h], weight, &list, &targets, &write, dx);
+        }
+        let list: Vec<_> = paths.iter().map(|path| (path.low, path.column)).collect();
         return cuda::stacked_linear_gradient(cuda, dy, x, h, Some(weight), &list, &targets, &write, dx);
     }
     expect_shape(OP, h, &[x.num_rows(), paths.len() * rank])?;
@@ -189,15 +216,28 @@ pub fn stacked_linear_gradient(
         let (dy, weight) = (columns(OP, dy, &rows)?, weight.rows(rows.clone())?);
         match paths.iter().position(|path| path.column == rows.start) {
             Some(index) => {
-                let h = columns(OP, h, &(index * rank..(index + 1) * rank))?;
-                let gradients = LowRankGradients {
+                let (h, low) = (columns(OP, h, &(index * rank..(index + 1) * rank))?, &paths[index].low);
+                let wanted = sum.is_some();
+                let gradients = |dx| LowRankGradients {
                     da: Some(into[index].0),
                     db: Some(into[index].1),
                     write: write.clone(),
-                    dx: sum.take(),
+                    dx,
                 };
-                let wanted = gradients.dx.is_some();
-                let dx = lora_linear_gradient(&dy, x, &h, Some(&weight), &paths[index].low, gradients)?;
+                let dx = match paths[index].dropout {
+                    None => lora_linear_gradient(&dy, x, &h, Some(&weight), low, gradients(sum.take()))?,
+                    Some(dropout) => {
+                        let own = gradients(wanted.then_some(None));
+                        let own = lora_linear_gradient(&dy, &apply(x, dropout)?, &h, None, low, own)?;
+                        match (own, sum.take()) {
+                            (Some(own), Some(onto)) => {
+                                let dx = linear_input_gradient(&dy, &weight, onto)?;
+                                Some(add(&dx, &apply(&own, dropout)?)?)
+                            }
+                            _ => None,
+                        }
+                    }
+                };
                 sum = wanted.then_some(dx);
             }
             None => {

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr)]
 
 mod decode;
+mod pre_norm;
 mod support;
 
 use dylora_tensor::ops::{
@@ -491,7 +492,16 @@ fn projections_side_by_side() -> Result<()> {
         for rank in [1, r] {
             seed += 1;
             let write = if seed % 2 == 0 { 0..rank } else { rank - 1..rank };
-            stacked_case(&mut make, [n, d, r], columns, rank, write)?;
+            stacked_case(&mut make, [n, d, r], columns, rank, write.clone(), [None; 2])?;
+            stacked_case(
+                &mut make,
+                [n, d, r],
+                columns,
+                rank,
+                write.clone(),
+                [dropout(1), dropout(2)],
+            )?;
+            stacked_case(&mut make, [n, d, r], columns, rank, write, [dropout(1), None])?;
         }
     }
     let tol = make.tolerance(64, 4.0);
@@ -539,6 +549,7 @@ fn stacked_case(
     columns: &[usize],
     rank: usize,
     write: std::ops::Range<usize>,
+    dropouts: [Option<Dropout>; 2],
 ) -> Result<()> {
     let (x, w, bias) = (
         make.activations(&[n, d])?,
@@ -559,7 +570,8 @@ fn stacked_case(
         factors
             .iter()
             .zip(columns)
-            .map(|([a, b, ..], column)| ops::StackedPath {
+            .zip(dropouts)
+            .map(|(([a, b, ..], column), dropout)| ops::StackedPath {
                 low: LowRank {
                     a: if on_gpu { &a.gpu } else { &a.cpu },
                     b: if on_gpu { &b.gpu } else { &b.cpu },
@@ -567,6 +579,7 @@ fn stacked_case(
                     scale: 2.0 / rank as f64,
                 },
                 column: column * d,
+                dropout,
             })
             .collect()
     };
