@@ -248,6 +248,7 @@ fn a_failed_save_leaves_no_trace() -> TestResult {
         tokens: 0,
         sequences: 0,
         longest: 0,
+        read: 0,
     };
     let new = vec![
         ("v".to_owned(), Tensor::zeros(&device, DType::F32, &[70_000])?),

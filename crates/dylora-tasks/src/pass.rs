@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::pack::PackedBatch;
 
 /// Tokens that a filled batch is a multiple of, and its longest sequence too.
-const FILLED: usize = 64;
+pub(crate) const FILLED: usize = 64;
 
 /// What ids, positions and token types of a model are below.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +110,7 @@ impl Rows {
     }
 }
 
-fn offsets(lengths: &[usize]) -> Result<Vec<i32>> {
+pub(crate) fn offsets(lengths: &[usize]) -> Result<Vec<i32>> {
     let mut at = 0usize;
     let mut offsets = vec![0];
     for length in lengths {

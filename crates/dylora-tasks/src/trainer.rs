@@ -11,8 +11,8 @@ use crate::pass::Rows;
 use crate::settings::{Optimizer, TrainSettings};
 
 /// Kinds of work that a device tells apart.
-const KIND_TRAIN: u8 = 0;
-const KIND_UPDATE: u8 = 1;
+pub(crate) const KIND_TRAIN: u8 = 0;
+pub(crate) const KIND_UPDATE: u8 = 1;
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -193,6 +193,7 @@ impl Trainer {
                 tokens,
                 sequences,
                 longest,
+                read: 0,
             };
             for (slice, probability) in &slices {
                 self.classifier.model.slice().set(slice.clone());
@@ -251,6 +252,7 @@ impl Trainer {
             tokens: 0,
             sequences: 0,
             longest: 0,
+            read: 0,
         };
         cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
         let losses = match unread {

@@ -23,6 +23,8 @@ pub struct StepKey {
     pub sequences: u32,
     /// Tokens of the longest sequence.
     pub longest: u32,
+    /// Tokens that the head reads; 0 where the other sizes say it.
+    pub read: u32,
 }
 
 /// How a step was carried out.
@@ -196,7 +198,7 @@ const RECORDS: usize = 256;
 /// let device = Device::cpu();
 /// let x = Tensor::from_slice(&device, &[1.0f32, 2.0], &[2])?;
 /// let total = Tensor::zeros(&device, dylora_tensor::DType::F32, &[2])?;
-/// let key = StepKey { kind: 0, tokens: 2, sequences: 1, longest: 2 };
+/// let key = StepKey { kind: 0, tokens: 2, sequences: 1, longest: 2, read: 0 };
 /// StepCache::new(&device).run(key, &mut || {
 ///     assert!(matches!(x.to_vec::<f32>(), Err(Error::HostReadInStep { .. })));
 ///     ops::add_into(&ops::add(&x, &x)?, &total)
@@ -450,6 +452,7 @@ mod tests {
         tokens: 0,
         sequences: 0,
         longest: 0,
+        read: 0,
     };
 
     #[test]

@@ -55,6 +55,35 @@ impl CausalInputs {
         })
     }
 
+    /// A batch whose parts are on the device already; every sequence is read at its end.
+    ///
+    /// # Errors
+    /// If the parts are not of one batch.
+    pub fn over(ids: Tensor, positions: Tensor, segments: Segments, read: Selected) -> Result<Self> {
+        let (tokens, rows) = (segments.tokens(), read.segments.tokens());
+        if ids.shape() != [tokens] || positions.shape() != [tokens] || read.rows.shape() != [rows] {
+            return Err(Error::setting(
+                "tokens",
+                format!(
+                    "{} ids and {} positions of {tokens}, {} rows of {rows}",
+                    ids.len(),
+                    positions.len(),
+                    read.rows.len()
+                ),
+            ));
+        }
+        let counts = read.segments.lengths().iter().zip(segments.lengths());
+        if read.segments.count() != segments.count() || counts.clone().any(|(read, all)| read > all) {
+            return Err(Error::setting("read", "more than the sequences have"));
+        }
+        Ok(CausalInputs {
+            ids,
+            positions,
+            segments,
+            read,
+        })
+    }
+
     /// Texts, each with the number of its last tokens that are to be predicted, and those tokens, i32 `[read]`. A text's
     /// last token is only predicted, never read.
     ///

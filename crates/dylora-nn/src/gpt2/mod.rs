@@ -210,12 +210,41 @@ impl Gpt2LanguageModel {
         smoothing: f64,
         weight: f64,
     ) -> Result<Var> {
+        self.loss_but(ctx, inputs, targets, None, smoothing, weight)
+    }
+
+    /// [`Gpt2LanguageModel::loss`] of a batch that was filled up: a target of [`Gpt2Config::vocab_size`], which is no token,
+    /// counts nothing.
+    ///
+    /// # Errors
+    /// As [`Gpt2LanguageModel::loss`].
+    pub fn filled_loss(
+        &self,
+        ctx: &mut Ctx<'_>,
+        inputs: &CausalInputs,
+        targets: &Tensor,
+        smoothing: f64,
+        weight: f64,
+    ) -> Result<Var> {
+        let none = i32::try_from(self.config.vocab_size).ok();
+        self.loss_but(ctx, inputs, targets, none, smoothing, weight)
+    }
+
+    fn loss_but(
+        &self,
+        ctx: &mut Ctx<'_>,
+        inputs: &CausalInputs,
+        targets: &Tensor,
+        ignore: Option<i32>,
+        smoothing: f64,
+        weight: f64,
+    ) -> Result<Var> {
         let x = self.hidden(ctx, inputs)?;
         let classes = self.config.vocab_size;
         let rows = ops::logit_rows(targets.device(), classes);
         let settings = CrossEntropy {
             smoothing,
-            ignore: None,
+            ignore,
             weight,
         };
         Ok(ops::linear_cross_entropy(

@@ -5,6 +5,7 @@
 
 mod data;
 mod job;
+mod pass;
 mod trained;
 mod trainer;
 

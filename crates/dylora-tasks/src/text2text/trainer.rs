@@ -1,16 +1,17 @@
 //! One step of text-to-text training after another.
 
 use dylora_nn::autograd::Tape;
-use dylora_nn::tensor::{Device, Later, Purpose, Stream};
+use dylora_nn::tensor::{DType, Device, Later, PassRanks, PassValues, Purpose, StepCache, StepKey, Stream, Tensor};
 use dylora_nn::{
     AdamW, CausalInputs, Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel, LinearWarmup, Method, Objective, RankSampler,
 };
 
 use super::data::EncodedPair;
+use super::pass::Texts;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::settings::{Precision, TrainSettings};
-use crate::trainer::{StepReport, Submitted, check_finite, optimizer, slices, step_index, whole};
+use crate::trainer::{KIND_UPDATE, StepReport, Submitted, check_finite, optimizer, slices, step_index, whole};
 
 /// A language model in training. Its whole state is the trained tensors, the moments and the number of steps done.
 pub struct TextTrainer {
@@ -28,6 +29,11 @@ pub struct TextTrainer {
     dropout: Stream,
     smoothing: f64,
     budget: usize,
+    cache: StepCache,
+    /// Whether parts are filled up, so that few graphs serve all of them.
+    filled: bool,
+    alpha: f64,
+    loss: Tensor,
     done: u64,
 }
 
@@ -73,7 +79,15 @@ impl TextTrainer {
         total: u64,
     ) -> Result<Self> {
         let (device, model) = build(settings, config, source)?;
+        let wide = match settings.precision.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
         Ok(TextTrainer {
+            cache: StepCache::new(&device),
+            filled: matches!(device, Device::Cuda(_)) && Texts::fills(config),
+            alpha: settings.alpha,
+            loss: Tensor::zeros(&device, wide, &[1])?,
             optimizer: optimizer(&model.parameters(), settings)?,
             model,
             device,
@@ -97,6 +111,11 @@ impl TextTrainer {
     /// Where the model is.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Runs every pass by itself from now on, where a GPU would replay recorded ones: the same numbers, more slowly.
+    pub fn without_graphs(&mut self) {
+        self.cache = StepCache::eager(&self.device);
     }
 
     /// Says that so many steps were done before; the moments and tensors are the caller's to restore.
@@ -130,21 +149,45 @@ impl TextTrainer {
         self.optimizer.zero_grad()?;
         let mut losses = Vec::new();
         for part in within_budget(texts, self.budget) {
-            let (inputs, targets) = batch(&self.device, part)?;
+            let texts = Texts::new(part, self.model.config(), self.filled)?;
             for (slice, probability) in &slices {
                 self.model.slice().set(slice.clone());
-                let mut tape = Tape::new();
-                let mut ctx = Ctx {
-                    tape: &mut tape,
-                    slice: slice.clone(),
+                let mut values = PassValues {
                     dropout: draws.take(),
+                    ranks: (self.method != Method::Full).then(|| PassRanks {
+                        read: slice.read,
+                        write: slice.write.clone(),
+                        scale: self.alpha / slice.read as f64,
+                    }),
+                    weight: probability / predicted as f64,
                 };
-                let weight = probability / predicted as f64;
-                let part = self.model.loss(&mut ctx, &inputs, &targets, self.smoothing, weight)?;
+                let (weight, smoothing, filled) = (values.weight, self.smoothing, self.filled);
+                let TextTrainer {
+                    model,
+                    cache,
+                    loss: last,
+                    ..
+                } = self;
+                cache.pass(texts.key(), &texts.inputs(), &mut values, &mut |pass| -> Result<()> {
+                    let mut tape = Tape::new();
+                    let mut ctx = Ctx {
+                        tape: &mut tape,
+                        slice: slice.clone(),
+                        dropout: pass.dropout.take(),
+                    };
+                    let (inputs, targets) = texts.build(&pass.inputs)?;
+                    let loss = if filled {
+                        model.filled_loss(&mut ctx, &inputs, &targets, smoothing, weight)?
+                    } else {
+                        model.loss(&mut ctx, &inputs, &targets, smoothing, weight)?
+                    };
+                    pass.dropout = ctx.dropout.take();
+                    last.copy_from(loss.value())?;
+                    Ok(tape.backward(&loss)?)
+                })?;
                 // The next pass draws on where this one stopped.
-                draws = ctx.dropout.take();
-                losses.push(part.value().to_host_later()?);
-                tape.backward(&part)?;
+                draws = values.dropout;
+                losses.push(self.loss.to_host_later()?);
             }
         }
         // Before the update: a checkpoint never holds what such a loss would make of the weights. A GPU's update leaves them
@@ -157,7 +200,17 @@ impl TextTrainer {
             check_finite("loss", loss, self.done + 1)?;
         }
         self.model.slice().set(whole(&slices));
-        self.optimizer.step(lr, self.clip)?;
+        let TextTrainer {
+            optimizer, cache, clip, ..
+        } = self;
+        let key = StepKey {
+            kind: KIND_UPDATE,
+            tokens: 0,
+            sequences: 0,
+            longest: 0,
+            read: 0,
+        };
+        cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
         self.done += 1;
         Ok(Submitted {
             loss,
