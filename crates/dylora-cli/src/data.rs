@@ -30,10 +30,10 @@ pub(crate) struct Args {
 enum Command {
     /// Count rows and labels, or texts and inputs of every split, or name the first bad line
     Check(CheckArgs),
-    /// Get GLUE and RoBERTa-base, from the Hugging Face cache or from its hub, and say where they are
+    /// Get the paper's models and data, from the caches or from where they are published, and say where they are
     ///
-    /// Without --tasks and --model: everything that the paper's GLUE table needs. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
-    /// HF_TOKEN and HF_HUB_OFFLINE are heeded.
+    /// Without names, --tasks and --model: everything that the paper's GLUE table needs. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
+    /// HF_TOKEN and HF_HUB_OFFLINE are heeded; DYLORA_MIRROR is asked in place of other servers, with their names as folders.
     Fetch(FetchArgs),
     /// Write the generated tasks of the embedded profile, or text of their kind to pre-train on
     MakeMini(MakeMiniArgs),
@@ -72,6 +72,9 @@ struct CheckArgs {
 
 #[derive(clap::Args)]
 struct FetchArgs {
+    /// What to get: gpt2, gpt2-medium or roberta-base; e2e, dart, webnlg or a GLUE task; meteor, METEOR's files
+    #[arg(value_name = "NAME", conflicts_with_all = ["tasks", "model"])]
+    names: Vec<String>,
     /// Only these GLUE tasks, separated by commas
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     tasks: Option<Vec<String>>,
@@ -130,6 +133,59 @@ struct Fetched {
     model: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meteor_data: Option<PathBuf>,
+}
+
+/// What names on the command line stand for.
+#[derive(Default)]
+struct Wanted<'a> {
+    model: Option<fetch::Published>,
+    glue: Vec<&'a str>,
+    texts: Vec<GenerationTask>,
+    meteor: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(names: &'a [String]) -> Result<Self, Failure> {
+        let mut wanted = Wanted::default();
+        for name in names {
+            let model = fetch::MODELS.iter().find(|(known, _)| known == name);
+            match (model, GenerationTask::find(name)) {
+                (Some((_, model)), _) => {
+                    if wanted.model.replace(*model).is_some() {
+                        return Err(Failure::Message("one model at a time".to_owned()));
+                    }
+                }
+                (None, Ok(task)) => wanted.texts.push(task),
+                (None, Err(_)) if name == "meteor" => wanted.meteor = true,
+                (None, Err(_)) => wanted.glue.push(glue::find(name).map_err(with_others)?.name),
+            }
+        }
+        if !wanted.glue.is_empty() && !wanted.texts.is_empty() {
+            return Err(Failure::Message(
+                "GLUE tasks and generation tasks lie in different directories; fetch them one after the other"
+                    .to_owned(),
+            ));
+        }
+        Ok(wanted)
+    }
+}
+
+/// An unknown name is told all that there are.
+fn with_others(error: dylora_tasks::Error) -> dylora_tasks::Error {
+    match error {
+        dylora_tasks::Error::UnknownTask { name, known } => {
+            let models = fetch::MODELS.iter().map(|(name, _)| *name);
+            let texts = generation::TASKS.iter().map(|task| task.name());
+            let others: Vec<&str> = models.chain(texts).chain(["meteor"]).collect();
+            dylora_tasks::Error::UnknownTask {
+                name,
+                known: format!("{known}; {}", others.join(", ")),
+            }
+        }
+        other => other,
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -162,29 +218,44 @@ fn make_mini(args: &MakeMiniArgs) -> Result<(), Failure> {
 }
 
 fn run_fetch(args: &FetchArgs) -> Result<(), Failure> {
-    let tasks: Vec<&str> = match &args.tasks {
-        Some(names) => names.iter().map(String::as_str).collect(),
-        None if args.model => Vec::new(),
-        None => glue::TASKS.iter().map(|task| task.name).collect(),
-    };
+    let mut wanted = Wanted::new(&args.names)?;
+    if args.names.is_empty() {
+        wanted.glue = match &args.tasks {
+            Some(names) => names.iter().map(String::as_str).collect(),
+            None if args.model => Vec::new(),
+            None => glue::TASKS.iter().map(|task| task.name).collect(),
+        };
+        wanted.model = (args.model || args.tasks.is_none()).then_some(fetch::ROBERTA_BASE);
+    }
     let mut bar = Bar::new();
     let mut report = |event: fetch::Event<'_>| bar.show(event);
     let mut fetched = Fetched {
         model: None,
         data: None,
+        meteor_data: None,
     };
-    if !tasks.is_empty() {
-        fetched.data = Some(fetch::glue(None, &tasks, &mut report)?);
+    if !wanted.glue.is_empty() {
+        fetched.data = Some(fetch::glue(None, &wanted.glue, &mut report)?);
     }
-    if args.model || args.tasks.is_none() {
-        fetched.model = Some(fetch::roberta_base(None, &mut report)?);
+    for task in wanted.texts {
+        fetched.data = Some(fetch::text_task(task, &mut report)?);
+    }
+    if let Some(model) = wanted.model {
+        fetched.model = Some(fetch::model(model, None, &mut report)?);
+    }
+    if wanted.meteor {
+        fetched.meteor_data = Some(fetch::meteor(&mut report)?);
     }
     drop(bar);
     if args.json {
         return print_json(&fetched);
     }
     let line = |flag: &str, path: &Option<PathBuf>| path.as_ref().map(|path| format!("{flag} {}", path.display()));
-    let lines = [line("--model", &fetched.model), line("--data", &fetched.data)];
+    let lines = [
+        line("--model", &fetched.model),
+        line("--data", &fetched.data),
+        line("--meteor-data", &fetched.meteor_data),
+    ];
     print(&lines.into_iter().flatten().collect::<Vec<_>>().join("\n"))
 }
 

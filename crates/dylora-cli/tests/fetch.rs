@@ -416,6 +416,33 @@ fn an_endpoint_that_is_no_hub_is_named() {
 }
 
 #[test]
+fn other_models_come_by_their_names() {
+    let world = World::new();
+    for (name, repo) in [
+        ("gpt2", "openai-community/gpt2"),
+        ("gpt2-medium", "openai-community/gpt2-medium"),
+    ] {
+        world.hub.put(repo, "config.json", "{}", false);
+        world.hub.put(repo, "tokenizer.json", "{\"version\": 1}", false);
+        world.hub.put(repo, WEIGHTS, world.weights.clone(), true);
+        let folder = format!(".cache/huggingface/hub/models--{}", repo.replace('/', "--"));
+        let dir = world.home.path().join(folder).join("snapshots").join(COMMIT);
+        assert_eq!(said(&world.fetch(&[name], &[]))["model"], dir.to_str().unwrap());
+        assert!(fs::read(dir.join(WEIGHTS)).unwrap() == world.weights);
+    }
+    assert_words(
+        &world.fetch(&["gpt3"], &[]),
+        &["gpt3", "rte", "gpt2-medium", "webnlg", "meteor"],
+    );
+    assert_words(&world.fetch(&["rte", "e2e"], &[]), &["different directories"]);
+    let offline = [("HF_HUB_OFFLINE", "1")];
+    assert_words(
+        &world.fetch(&["meteor"], &offline),
+        &["METEOR's release is not in", "--meteor-data DIR"],
+    );
+}
+
+#[test]
 fn an_unknown_task_is_named() {
     let output = World::new().fetch(&["--tasks", "rte,wnli"], &[]);
     assert_words(&output, &["wnli"]);

@@ -40,6 +40,7 @@ impl Bar {
                 }
             }
             Event::Convert { task } => self.say(&format!("writing the tab-separated files of {task}")),
+            Event::Unpack { file } => self.say(&format!("unpacking {file}")),
             Event::Blanked { file, texts } => self.say(&format!(
                 "{file}: {texts} texts hold a tab or a line break, which became a blank"
             )),

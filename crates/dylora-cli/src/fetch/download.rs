@@ -13,10 +13,10 @@ use super::error::{Error, Result};
 use super::hub::{Hub, Metadata, Remote};
 
 /// Tries in a row that bring nothing new before a transfer is given up.
-const TRIES: u32 = 4;
+pub(super) const TRIES: u32 = 4;
 /// The pause after the first failure; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
-const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 256 * 1024;
 
 /// What `remote` is at `revision`, asked more than once if need be.
 pub(super) fn metadata(hub: &Hub<'_>, remote: Remote<'_>, revision: &str) -> Result<Metadata> {
@@ -158,12 +158,12 @@ fn transfer(
     }
 }
 
-fn pause(tries: &mut u32) {
+pub(super) fn pause(tries: &mut u32) {
     std::thread::sleep(PAUSE * 2u32.pow(*tries));
     *tries += 1;
 }
 
-fn length(file: &File, path: &Path) -> Result<u64> {
+pub(super) fn length(file: &File, path: &Path) -> Result<u64> {
     Ok(file.metadata().map_err(Error::io("read", path))?.len())
 }
 
@@ -172,7 +172,7 @@ fn remove(part: &Path) -> Result<()> {
 }
 
 /// Of the whole file, in hexadecimal.
-fn sha256(file: &mut File) -> std::io::Result<String> {
+pub(super) fn sha256(file: &mut File) -> std::io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     let mut hash = Sha256::new();
     let mut chunk = vec![0; CHUNK];

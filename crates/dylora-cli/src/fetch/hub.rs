@@ -8,7 +8,9 @@ use std::fmt::Display;
 use std::io::{self, Read};
 use std::time::Duration;
 
+use ureq::config::ConfigBuilder;
 use ureq::http::{Response, StatusCode, Uri};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Body};
 
 use super::cache::{Repo, is_plain_name};
@@ -68,6 +70,30 @@ pub(super) struct Metadata {
     pub(super) sha256: Option<String>,
 }
 
+/// What every client of ours has.
+pub(super) fn settings() -> ConfigBuilder<AgentScope> {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .user_agent(USER_AGENT)
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(SILENCE))
+        .timeout_per_read(Some(SILENCE))
+}
+
+/// Whether nobody is there at all.
+pub(super) fn is_unreachable(error: &ureq::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    match error {
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
+        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => true,
+        ureq::Error::Io(error) => matches!(
+            error.kind(),
+            AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable
+        ),
+        _ => false,
+    }
+}
+
 /// A client for one endpoint.
 pub(super) struct Hub<'a> {
     agent: Agent,
@@ -86,15 +112,7 @@ impl<'a> Hub<'a> {
         if !origin(&place.endpoint).is_some_and(|(scheme, _)| scheme == "http" || scheme == "https") {
             return Err(Error::Endpoint(place.endpoint.clone()));
         }
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(USER_AGENT)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .build();
+        let config = settings().max_redirects(0).max_redirects_will_error(false).build();
         Ok(Hub {
             agent: config.into(),
             place,
@@ -192,16 +210,7 @@ impl<'a> Hub<'a> {
     }
 
     fn failed(&self, remote: Remote<'_>, error: ureq::Error) -> Error {
-        use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
-        let unreachable = match &error {
-            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
-            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => true,
-            ureq::Error::Io(error) => matches!(
-                error.kind(),
-                AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable
-            ),
-            _ => false,
-        };
+        let unreachable = is_unreachable(&error);
         match error {
             _ if unreachable && !self.has_answered() => self.unreachable(error),
             ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => remote.broken(error),
@@ -269,12 +278,12 @@ fn header<'r>(response: &'r Response<Body>, name: &str) -> Option<&'r str> {
     response.headers().get(name)?.to_str().ok()
 }
 
-fn number(response: &Response<Body>, name: &str) -> Option<u64> {
+pub(super) fn number(response: &Response<Body>, name: &str) -> Option<u64> {
     header(response, name)?.trim().parse().ok()
 }
 
 /// First byte and length of the whole, from `bytes 5-9/10` or `bytes */10`.
-fn content_range(response: &Response<Body>) -> Option<(Option<u64>, Option<u64>)> {
+pub(super) fn content_range(response: &Response<Body>) -> Option<(Option<u64>, Option<u64>)> {
     let (range, total) = header(response, "content-range")?
         .strip_prefix("bytes ")?
         .split_once('/')?;

@@ -1,4 +1,4 @@
-//! RoBERTa-base and GLUE: from a directory that was given, from the Hugging Face cache, or from a hub.
+//! The paper's models and data: from a directory that was given, from the caches, or from where they are published.
 //!
 //! What a hub sends goes into the Hugging Face cache, where every other tool finds it too. GLUE comes as parquet files;
 //! they are written once more, as the tab-separated files that [`dylora_tasks::glue`] reads, into a cache of our own.
@@ -11,6 +11,8 @@
 //! | `download.rs` | one whole file: resumed, checked, renamed |
 //! | `sources.rs` | which file of the data set is which file of GLUE, and its rows |
 //! | `convert.rs` | parquet to tab-separated |
+//! | `plain.rs` | one file of another server than a hub |
+//! | `texts.rs` | the generation tasks' files and METEOR's, which lie on such servers |
 //! | `bar.rs` | shows it |
 
 mod bar;
@@ -19,14 +21,22 @@ mod convert;
 mod download;
 mod error;
 mod hub;
+#[cfg(test)]
+#[path = "../../tests/hub/mod.rs"]
+mod loopback;
 mod place;
+mod plain;
 mod sources;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text_tests;
+mod texts;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dylora_tasks::generation::GenerationTask;
 use dylora_tasks::glue::{self, GlueTask};
 use dylora_tasks::task::Split;
 
@@ -38,9 +48,38 @@ use self::place::Place;
 use self::sources::Source;
 use crate::failure::Failure;
 
-const ROBERTA: Repo = Repo::Model("FacebookAI/roberta-base");
-/// The name it had before; caches of that time have it.
-const ROBERTA_BEFORE: Repo = Repo::Model("roberta-base");
+/// A published model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Published {
+    /// What it is called in a sentence.
+    title: &'static str,
+    repo: Repo,
+    /// The name it had before; caches of that time have it.
+    before: Repo,
+}
+
+pub(crate) const ROBERTA_BASE: Published = Published {
+    title: "RoBERTa-base",
+    repo: Repo::Model("FacebookAI/roberta-base"),
+    before: Repo::Model("roberta-base"),
+};
+const GPT2: Published = Published {
+    title: "GPT-2",
+    repo: Repo::Model("openai-community/gpt2"),
+    before: Repo::Model("gpt2"),
+};
+const GPT2_MEDIUM: Published = Published {
+    title: "GPT-2 Medium",
+    repo: Repo::Model("openai-community/gpt2-medium"),
+    before: Repo::Model("gpt2-medium"),
+};
+/// The models by the names that `data fetch` takes.
+pub(crate) const MODELS: [(&str, Published); 3] = [
+    ("roberta-base", ROBERTA_BASE),
+    ("gpt2", GPT2),
+    ("gpt2-medium", GPT2_MEDIUM),
+];
+
 const GLUE: Repo = Repo::Dataset("nyu-mll/glue");
 const REVISION: &str = "main";
 
@@ -56,18 +95,21 @@ pub(crate) enum Event<'a> {
     },
     /// A task's files are being written.
     Convert { task: &'a str },
+    /// An archive is being unpacked.
+    Unpack { file: &'a str },
     /// Tabs and line breaks inside so many texts became blanks, because the file has no way to write them.
     Blanked { file: &'a str, texts: usize },
 }
 
-/// A directory with RoBERTa-base's configuration, weights and tokenizer.
+/// A directory with a published model's configuration, weights and tokenizer.
 ///
 /// `given` is the directory of `--model`; without it the Hugging Face cache is looked in, then the hub is asked.
-pub(crate) fn roberta_base(
+pub(crate) fn model(
+    published: Published,
     given: Option<&Path>,
     report: &mut dyn FnMut(Event<'_>),
 ) -> std::result::Result<PathBuf, Failure> {
-    Ok(roberta_base_at(&Place::from_env()?, given, report)?)
+    Ok(model_at(&Place::from_env()?, published, given, report)?)
 }
 
 /// A directory with the official files of `tasks` (names of [`glue::TASKS`]): `CoLA/train.tsv` and so on.
@@ -82,7 +124,7 @@ pub(crate) fn glue(
     Ok(glue_at(&Place::from_env()?, given, &found(tasks)?, report)?)
 }
 
-/// What the paper's GLUE table needs: [`roberta_base`] and [`glue()`]. Where neither is to be had, one sentence names both.
+/// What the paper's GLUE table needs: RoBERTa-base and [`glue()`]. Where neither is to be had, one sentence names both.
 pub(crate) fn paper(
     model: Option<&Path>,
     data: Option<&Path>,
@@ -90,6 +132,42 @@ pub(crate) fn paper(
     report: &mut dyn FnMut(Event<'_>),
 ) -> std::result::Result<(PathBuf, PathBuf), Failure> {
     Ok(paper_at(&Place::from_env()?, model, data, &found(tasks)?, report)?)
+}
+
+/// What the paper's table of a generation task needs: GPT-2 Medium and the task's files.
+pub(crate) fn paper_text(
+    model: Option<&Path>,
+    data: Option<&Path>,
+    task: GenerationTask,
+    report: &mut dyn FnMut(Event<'_>),
+) -> std::result::Result<(PathBuf, PathBuf), Failure> {
+    let place = Place::from_env()?;
+    // A directory that was given for nothing is found out before a gigabyte comes.
+    let given = data.map(|_| texts::task_at(&place, data, task, report)).transpose()?;
+    let model = model_at(&place, GPT2_MEDIUM, model, report)?;
+    let data = match given {
+        Some(dir) => dir,
+        None => texts::task_at(&place, None, task, report)?,
+    };
+    Ok((model, data))
+}
+
+/// A directory that holds the official files of a generation task, in the task's own folder.
+pub(crate) fn text_task(
+    task: GenerationTask,
+    report: &mut dyn FnMut(Event<'_>),
+) -> std::result::Result<PathBuf, Failure> {
+    Ok(texts::task_at(&Place::from_env()?, None, task, report)?)
+}
+
+/// A directory of METEOR's files, as `--meteor-data` takes it.
+pub(crate) fn meteor(report: &mut dyn FnMut(Event<'_>)) -> std::result::Result<PathBuf, Failure> {
+    Ok(texts::meteor_at(&Place::from_env()?, report)?)
+}
+
+/// The directory that [`meteor`] made, if it is there.
+pub(crate) fn meteor_here() -> Option<PathBuf> {
+    texts::meteor_in(&Place::from_env().ok()?)
 }
 
 /// Whether `dir` has the rows of GLUE's train and dev files of `tasks`.
@@ -121,7 +199,7 @@ fn paper_at(
 ) -> Result<(PathBuf, PathBuf)> {
     // A directory that was given for nothing is found out before half a gigabyte comes.
     let data_dir = data.map(|_| glue_at(place, data, tasks, report)).transpose()?;
-    let model_dir = roberta_base_at(place, model, report).map_err(|error| match error {
+    let model_dir = model_at(place, ROBERTA_BASE, model, report).map_err(|error| match error {
         Error::Nowhere {
             mut missing,
             hub_cache,
@@ -145,11 +223,16 @@ fn paper_at(
     Ok((model_dir, data_dir))
 }
 
-fn roberta_base_at(place: &Place, given: Option<&Path>, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
+fn model_at(
+    place: &Place,
+    published: Published,
+    given: Option<&Path>,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<PathBuf> {
     if let Some(dir) = given {
         return check_given("--model", dir, &missing_of_model(dir));
     }
-    for repo in [ROBERTA, ROBERTA_BEFORE] {
+    for repo in [published.repo, published.before] {
         let cached = CachedRepo::new(&place.hub_cache, repo);
         if let Some(dir) = cached.main().map(|commit| cached.snapshot(&commit))
             && missing_of_model(&dir).is_empty()
@@ -158,16 +241,16 @@ fn roberta_base_at(place: &Place, given: Option<&Path>, report: &mut dyn FnMut(E
         }
     }
     let missing = || Missing {
-        what: "RoBERTa-base".to_owned(),
+        what: published.title.to_owned(),
         flag: "--model",
     };
-    download_model(place, report).map_err(|error| nowhere(missing, place, error))
+    download_model(place, published.repo, report).map_err(|error| nowhere(missing, place, error))
 }
 
-fn download_model(place: &Place, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
+fn download_model(place: &Place, repo: Repo, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
     let hub = Hub::new(place)?;
-    let cached = CachedRepo::new(&place.hub_cache, ROBERTA);
-    let mut download = Download::new(&hub, &cached, ROBERTA);
+    let cached = CachedRepo::new(&place.hub_cache, repo);
+    let mut download = Download::new(&hub, &cached, repo);
     download.file("config.json", report)?;
     match download.file("tokenizer.json", report) {
         Err(Error::NotFound { .. }) => {

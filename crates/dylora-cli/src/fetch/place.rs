@@ -16,6 +16,8 @@ pub(super) struct Place {
     pub(super) own_cache: PathBuf,
     /// `HF_ENDPOINT` without a slash at its end.
     pub(super) endpoint: String,
+    /// `DYLORA_MIRROR` without a slash at its end: a server that has every other host as a folder.
+    pub(super) mirror: Option<String>,
     /// `HF_TOKEN`, or the file at `HF_TOKEN_PATH`, or `token` under `HF_HOME`.
     pub(super) token: Option<String>,
     /// `HF_HUB_OFFLINE` is 1, true, yes or on.
@@ -49,6 +51,7 @@ impl Place {
                 || ENDPOINT.to_owned(),
                 |endpoint| endpoint.trim_end_matches('/').to_owned(),
             ),
+            mirror: text("DYLORA_MIRROR").map(|mirror| mirror.trim_end_matches('/').to_owned()),
             token: token
                 .map(|token| token.trim().to_owned())
                 .filter(|token| !token.is_empty()),

@@ -6,11 +6,9 @@ use std::path::Path;
 use dylora_tasks::glue::{self, GlueTask, TASKS};
 use dylora_tasks::task::{Head, Label, Split};
 
+use super::loopback::parquet_file;
 use super::sources::{Part, Source};
-use super::{Event, Place, convert, glue_at, roberta_base_at};
-
-#[path = "../../tests/hub/parquet_file.rs"]
-mod parquet_file;
+use super::{Event, Place, ROBERTA_BASE, convert, glue_at, model_at};
 
 use parquet_file::Column;
 
@@ -209,6 +207,7 @@ fn nowhere(dir: &Path) -> Place {
         hub_cache: dir.join("hub"),
         own_cache: dir.join("own"),
         endpoint: "http://127.0.0.1:9".to_owned(),
+        mirror: None,
         token: None,
         offline: true,
     }
@@ -219,7 +218,7 @@ fn a_given_model_is_taken_or_what_it_lacks_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let place = nowhere(dir.path());
     let given = dir.path().join("given");
-    let model = || roberta_base_at(&place, Some(&given), &mut |_| ()).map_err(|error| error.to_string());
+    let model = || model_at(&place, ROBERTA_BASE, Some(&given), &mut |_| ()).map_err(|error| error.to_string());
     assert!(model().unwrap_err().contains("--model is no directory"));
     fs::create_dir(&given).unwrap();
     fs::write(given.join("config.json"), "{}").unwrap();

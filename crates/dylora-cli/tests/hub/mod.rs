@@ -169,8 +169,10 @@ fn front(stream: &TcpStream, request: &Request, state: &mut State, cdn: &str) {
             assert!(["main", COMMIT].contains(&revision), "{revision}");
             format!("{repo}/{file}")
         }
-        (None, None) => String::new(),
+        // Another server's file, below its name, as a mirror has it.
+        (None, None) => request.path[1..].split('?').next().unwrap_or_default().to_owned(),
     };
+    let is_plain = cached.is_none() && !request.path.contains("/resolve/");
     let Some(entry) = state.files.get_mut(&key) else {
         return status(stream, 404, "x-error-code: EntryNotFound\r\n");
     };
@@ -182,6 +184,9 @@ fn front(stream: &TcpStream, request: &Request, state: &mut State, cdn: &str) {
             return status(stream, 401, "x-error-code: RepoNotFound\r\n");
         }
         _ => {}
+    }
+    if is_plain {
+        return send_bytes(stream, request, entry, "");
     }
     let commit = format!("x-repo-commit: {COMMIT}\r\n");
     let hash = sha256(&entry.bytes);
