@@ -3,13 +3,16 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dylora_tasks::device::{self, DeviceChoice};
+use dylora_tasks::metric::text::meteor::Data;
 use dylora_tasks::nn::{AdapterInit, Distribution, Objective, Target, Update};
-use dylora_tasks::settings::{Optimizer, Precision, TrainSettings};
+use dylora_tasks::settings::{Optimizer, Precision, TrainSettings, Writing};
 
 use crate::failure::Failure;
+use crate::fetch;
 
 /// A value by its word; the error says which words there are.
 pub(crate) fn word<T>(text: &str) -> Result<T, String>
@@ -33,13 +36,13 @@ where
 #[derive(clap::Args)]
 #[command(next_help_heading = "Settings")]
 pub(crate) struct SettingsArgs {
-    /// Largest rank r [default: 8]
+    /// Largest rank r [default: 8; text tasks: 4]
     #[arg(long, value_name = "R")]
     rank: Option<usize>,
     /// Smallest rank that training draws [default: 1]
     #[arg(long, value_name = "R")]
     rank_min: Option<usize>,
-    /// Adapters are scaled by alpha / b at rank b [default: 16]
+    /// Adapters are scaled by alpha / b at rank b [default: 16; text tasks: 32]
     #[arg(long, value_name = "X")]
     alpha: Option<f64>,
     /// Layers with an adapter, of query,key,value,attention_output,intermediate,output [default: query,value]
@@ -48,7 +51,7 @@ pub(crate) struct SettingsArgs {
     /// How adapters start: kaiming-uniform or gaussian [default: kaiming-uniform]
     #[arg(long, value_name = "WORD", value_parser = choice::<AdapterInit>(AdapterInit::ALL.iter().map(|word| word.name())))]
     adapter_init: Option<AdapterInit>,
-    /// Dropout on the input of adapters [default: 0]
+    /// Dropout on the input of adapters [default: 0; text tasks: 0.1]
     #[arg(long, value_name = "P")]
     adapter_dropout: Option<f64>,
     /// How ranks are drawn: uniform, geometric:P or fixed:RANK [default: uniform]
@@ -72,31 +75,31 @@ pub(crate) struct SettingsArgs {
     /// AdamW's epsilon [default: 1e-8]
     #[arg(long, value_name = "X")]
     epsilon: Option<f64>,
-    /// Passes over the training rows [default: 30]
+    /// Passes over the training rows [default: 30; text tasks: 5]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
-    /// Rows per optimizer step [default: 32]
+    /// Rows per optimizer step [default: 32; text tasks: 8]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// Peak learning rate [default: 4e-4]
+    /// Peak learning rate [default: 4e-4; text tasks: 2e-4]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// Weight decay [default: 0.1]
+    /// Weight decay [default: 0.1; text tasks: 0.01]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
     /// Share of the steps over which the learning rate rises [default: 0.06]
     #[arg(long, value_name = "X")]
     warmup_ratio: Option<f64>,
-    /// Steps over which the learning rate rises, in place of --warmup-ratio
+    /// Steps over which the learning rate rises, in place of --warmup-ratio [default: text tasks: 500]
     #[arg(long, value_name = "N")]
     warmup_steps: Option<u64>,
-    /// Largest norm of the gradients; 0 = no clipping [default: 1]
+    /// Largest norm of the gradients; 0 = no clipping [default: 1; text tasks: 0]
     #[arg(long, value_name = "X")]
     clip: Option<f64>,
     /// Dropout of hidden states and attention [default: the model's own]
     #[arg(long, value_name = "P")]
     dropout: Option<f64>,
-    /// Share of each target that a language model's loss spreads over the vocabulary [default: 0.1 for --task text]
+    /// Share of each target that a language model's loss spreads over the vocabulary [default: 0; text tasks: 0.1]
     #[arg(long, value_name = "P")]
     label_smoothing: Option<f64>,
     /// Most tokens of a row [default: 512]
@@ -154,6 +157,49 @@ impl SettingsArgs {
         settings.dropout = self.dropout.or(settings.dropout);
         settings.max_train_rows = self.max_train_rows.or(settings.max_train_rows);
     }
+}
+
+/// How texts are written at every rank, under the names of the fields. What is not given keeps its default.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Writing")]
+pub(crate) struct WritingArgs {
+    /// Beams of the search [default: 10]
+    #[arg(long, value_name = "N")]
+    beams: Option<usize>,
+    /// A text's score is its log-probability over its length to this power [default: 0.8]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    length_penalty: Option<f64>,
+    /// No sequence of N tokens stands twice in a text; 0 = allowed [default: 4]
+    #[arg(long, value_name = "N")]
+    no_repeat_ngram: Option<usize>,
+    /// Most tokens of a text, its end included [default: 64]
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Only the first N prompts
+    #[arg(long, value_name = "N")]
+    max_prompts: Option<usize>,
+}
+
+impl WritingArgs {
+    /// Puts what was given into `writing`.
+    pub(crate) fn apply(&self, writing: &mut Writing) {
+        macro_rules! take {
+            ($($field:ident),*) => {
+                $(if let Some(value) = self.$field { writing.$field = value; })*
+            };
+        }
+        take!(beams, length_penalty, no_repeat_ngram, max_new_tokens);
+        writing.max_prompts = self.max_prompts.or(writing.max_prompts);
+    }
+}
+
+/// METEOR's lists: from the directory that was given, else from what `dylora data fetch meteor` made, if it is there.
+///
+/// # Errors
+/// If they cannot be read.
+pub(crate) fn meteor(dir: Option<&Path>) -> Result<Option<Arc<Data>>, Failure> {
+    let dir = dir.map(Path::to_owned).or_else(fetch::meteor_here);
+    Ok(dir.as_deref().map(Data::open).transpose()?.map(Arc::new))
 }
 
 /// Where to compute.

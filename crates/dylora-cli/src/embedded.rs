@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dylora_tasks::generation::GenerationTask;
 use dylora_tasks::{Error, Result, glue, mini};
 
 /// `out/model` and `out/data`, made if they are not there and made whole if a file is missing or another.
@@ -10,26 +11,41 @@ use dylora_tasks::{Error, Result, glue, mini};
 /// # Errors
 /// If a file cannot be written, or is another although runs in `out` were trained beside it.
 pub(crate) fn write(out: &Path) -> Result<(PathBuf, PathBuf)> {
-    let model = place(out, "model", mini::write_model)?;
-    let data = place(out, "data", |dir| mini::write_tasks(dir, mini::SEED))?;
+    let runs: Vec<&str> = glue::TASKS.iter().map(|task| task.name).collect();
+    let model = place(out, "model", &runs, mini::write_model)?;
+    let data = place(out, "data", &runs, |dir| mini::write_tasks(dir, mini::SEED))?;
     Ok((model, data))
 }
 
-/// Makes the files of `out/name`: all of them under another name first, then those that differ are renamed.
-fn place(out: &Path, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+/// [`write`] of the embedded language model and a generation task's files.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_text(out: &Path, task: GenerationTask) -> Result<(PathBuf, PathBuf)> {
+    let runs = [task.name()];
+    let model = place(out, "model", &runs, mini::write_causal_model)?;
+    let data = place(out, "data", &runs, |dir| {
+        mini::write_generation_task(task, dir, mini::SEED)
+    })?;
+    Ok((model, data))
+}
+
+/// Makes the files of `out/name`: all of them under another name first, then those that differ are renamed. `runs` are the
+/// folders of runs that may have been trained on them.
+fn place(out: &Path, name: &str, runs: &[&str], write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let dir = out.join(name);
     let fresh = out.join(format!(".{name}.tmp"));
     // What a killed call left.
     clear(&fresh)?;
     fs::create_dir_all(&fresh).map_err(Error::io("create", &fresh))?;
-    let placed = write(&fresh).and_then(|()| replace(&fresh, &dir, out));
+    let placed = write(&fresh).and_then(|()| replace(&fresh, &dir, out, runs));
     let cleared = clear(&fresh);
     placed?;
     cleared?;
     Ok(dir)
 }
 
-fn replace(fresh: &Path, dir: &Path, out: &Path) -> Result<()> {
+fn replace(fresh: &Path, dir: &Path, out: &Path, runs: &[&str]) -> Result<()> {
     let mut changed = Vec::new();
     for file in files(fresh, Path::new(""))? {
         let (made, there) = (fresh.join(&file), dir.join(&file));
@@ -42,7 +58,7 @@ fn replace(fresh: &Path, dir: &Path, out: &Path) -> Result<()> {
             continue;
         }
         // A record must not stand beside data that it is not of.
-        if glue::TASKS.iter().any(|task| out.join(task.name).is_dir()) {
+        if runs.iter().any(|task| out.join(task).is_dir()) {
             return Err(Error::file(
                 &there,
                 format!(
@@ -104,7 +120,7 @@ mod tests {
     fn files_are_made_once_and_made_whole() {
         let out = tempfile::tempdir().unwrap();
         let out = out.path();
-        let make = || place(out, "data", write_two);
+        let make = || place(out, "data", &["rte"], write_two);
         let dir = make().unwrap();
         assert_eq!(files(&dir, Path::new("")).unwrap(), ["a/one", "two"].map(PathBuf::from));
         fs::write(dir.join("own"), "mine").unwrap();
@@ -122,11 +138,11 @@ mod tests {
     fn runs_keep_what_they_were_trained_on() {
         let out = tempfile::tempdir().unwrap();
         let out = out.path();
-        let dir = place(out, "data", write_two).unwrap();
+        let dir = place(out, "data", &["rte"], write_two).unwrap();
         fs::create_dir(out.join("rte")).unwrap();
-        place(out, "data", write_two).unwrap();
+        place(out, "data", &["rte"], write_two).unwrap();
         fs::write(dir.join("two"), "3").unwrap();
-        let message = place(out, "data", write_two).unwrap_err().to_string();
+        let message = place(out, "data", &["rte"], write_two).unwrap_err().to_string();
         let file = dir.join("two");
         assert!(
             message.starts_with(file.to_str().unwrap()) && message.contains("--out"),
@@ -143,7 +159,7 @@ mod tests {
             write_two(dir)?;
             Err(Error::argument("x", "fails"))
         };
-        assert!(place(out.path(), "data", fails).is_err());
+        assert!(place(out.path(), "data", &[], fails).is_err());
         assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
     }
 }

@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use dylora_tasks::cost::{self, RankCost, Suggestion, Wish};
 use dylora_tasks::evaluate::{TrainedModel, evaluate};
-use dylora_tasks::record::RankScores;
+use dylora_tasks::progress::{Event, Observer as _};
+use dylora_tasks::record::{RankName, RankScores};
+use dylora_tasks::run_dir::RunDir;
+use dylora_tasks::settings::{DataSource, Writing};
 use dylora_tasks::task::Split;
+use dylora_tasks::text2text::TrainedText;
 use serde::Serialize;
 
-use crate::args::{DeviceArgs, Ranks, word};
+use crate::args::{DeviceArgs, Ranks, WritingArgs, meteor, word};
 use crate::failure::{Failure, print, print_json};
 use crate::progress::Progress;
 
@@ -21,7 +25,7 @@ pub(crate) struct Args {
     /// Ranks, as 4, 1,2,8 or 1..8 [default: all of the run]
     #[arg(long, value_name = "RANKS", value_parser = word::<Ranks>)]
     ranks: Option<Ranks>,
-    /// Split to evaluate on: train, dev, dev-mismatched [default: the task's development splits]
+    /// Split to evaluate on: train, dev, dev-mismatched [default: the task's development splits; test for e2e, dart, webnlg]
     #[arg(long, value_name = "SPLIT", value_parser = word::<Split>)]
     split: Option<Split>,
     /// A file with rows, in place of the data that the run was trained on
@@ -36,9 +40,15 @@ pub(crate) struct Args {
     /// Suggest no rank whose adapter and head take more bytes
     #[arg(long, value_name = "N")]
     max_bytes: Option<usize>,
+    /// Directory of METEOR's files, for a run of e2e, dart or webnlg [default: what `dylora data fetch meteor` got, if it is
+    /// there]; without them METEOR is not computed
+    #[arg(long, value_name = "DIR")]
+    meteor_data: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    writing: WritingArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -51,8 +61,90 @@ struct Report<'a> {
     suggestion: Option<&'a Suggestion>,
 }
 
+/// What is said of a run of a generation task.
+#[derive(Serialize)]
+struct TextReport<'a> {
+    task: &'a str,
+    ranks: &'a [RankScores],
+    /// What a person must know to read the metrics.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [String],
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.device.check()?;
+    let settings = RunDir::open(&args.run)?.settings()?;
+    match settings.data {
+        DataSource::Generation { .. } => judge_texts(args),
+        _ => evaluate_rows(args),
+    }
+}
+
+/// A run of a generation task: writes a text for every prompt at each rank, and scores them.
+fn judge_texts(args: &Args) -> Result<(), Failure> {
+    let meteor = meteor(args.meteor_data.as_deref())?;
+    let trained = TrainedText::open(&args.run, args.model.as_deref())?;
+    let settings = &trained.settings;
+    let mut writing = settings.writing.unwrap_or_else(Writing::paper);
+    args.writing.apply(&mut writing);
+    writing.split = args.split.unwrap_or(writing.split);
+    let ranks = match &args.ranks {
+        None => settings.ranks(),
+        Some(ranks) => {
+            let checked = ranks.0.iter().map(|rank| trained.rank(Some(*rank)).map(Some));
+            checked.collect::<Result<_, _>>()?
+        }
+    };
+    let corpus = trained.corpus(None, writing.split, None, args.file.as_deref())?;
+    let prompts = trained.prompts(&corpus, &writing)?;
+    let mut progress = Progress::new()?;
+    if prompts.truncated.prompts > 0 {
+        progress.event(&Event::Remark(&prompts.truncated.to_string()));
+    }
+    progress.event(&Event::Evaluating {
+        ranks: ranks.len(),
+        rows: prompts.len(),
+    });
+    let generate = writing.generate(trained.codec().eos());
+    let (mut scores, mut notes) = (Vec::with_capacity(ranks.len()), Vec::new());
+    for rank in ranks {
+        let written = trained.write_all(&prompts, rank, &generate, &mut progress)?;
+        let texts = written.ok_or_else(|| Failure::Interrupted("stopped; nothing was evaluated".to_owned()))?;
+        let judgement = prompts.judge(&texts, meteor.as_deref())?;
+        let found = RankScores {
+            rank: RankName::new(rank),
+            scores: judgement.scores,
+        };
+        progress.event(&Event::Evaluated {
+            rank: found.rank,
+            scores: &found.scores,
+        });
+        scores.push(found);
+        notes.extend(judgement.notes);
+    }
+    notes.sort();
+    notes.dedup();
+    progress.clear();
+    if args.json {
+        return print_json(&TextReport {
+            task: &settings.task,
+            ranks: &scores,
+            notes: &notes,
+        });
+    }
+    for note in &notes {
+        anstream::eprintln!("note: {note}");
+    }
+    print(&as_text(&scores))
+}
+
+/// A run of a classifier.
+fn evaluate_rows(args: &Args) -> Result<(), Failure> {
+    if args.meteor_data.is_some() {
+        return Err(Failure::Message(
+            "--meteor-data is for runs of e2e, dart and webnlg".to_owned(),
+        ));
+    }
     if args.tolerance.is_nan() || args.tolerance < 0.0 {
         return Err(Failure::Message(format!(
             "--tolerance {} is not a number of 0 or more",

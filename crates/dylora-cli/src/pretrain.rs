@@ -110,6 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.device.check()?;
     let options = RunOptions {
         checkpoint_every: Some(args.checkpoint_every),
+        ..RunOptions::default()
     };
     let mut progress = Progress::new()?;
     let dir = &args.out;

@@ -1,14 +1,17 @@
-//! What `dylora reproduce glue` runs on, and with which settings: the only file that tells one profile from another.
+//! What `dylora reproduce` runs on, and with which settings: the only file that tells one profile from another.
 //!
 //! A profile gives two directories, a recipe and words for the table. What follows is the same plan, trainer, evaluation and
 //! table for all of them.
 
 use std::path::{Path, PathBuf};
 
-use dylora_tasks::experiment::{FULL_LR, GluePlan, PAPER_SEEDS};
-use dylora_tasks::nn::{EncoderConfig, Family, Method};
-use dylora_tasks::settings::{DataSource, TrainSettings};
+use dylora_tasks::experiment::{FULL_LR, PAPER_SEEDS, PAPER_TEXT_SEEDS, Plan};
+use dylora_tasks::generation::GenerationTask;
+use dylora_tasks::mini;
+use dylora_tasks::nn::{EncoderConfig, Family, Gpt2Config, Method, Update};
+use dylora_tasks::settings::{DataSource, Optimizer, TrainSettings};
 use dylora_tasks::table::Caption;
+use dylora_tasks::task::Split;
 use serde_json::Value;
 
 use crate::args::absolute;
@@ -33,16 +36,61 @@ const MINI_TIME: &str = "about 10 min on two cores";
 const PAPER_TIME: &str =
     "more than a year on two cores; a GPU, or a part such as --tasks rte,mrpc --seeds 10, takes less";
 
+/// What a person should expect of a generation task.
+const MINI_TEXT_TIME: &str = "a few minutes on two cores";
+const PAPER_TEXT_TIME: &str = "months on two cores; a GPU, or a part such as --seeds 10 --max-prompts 100, takes less";
+
+/// Which table is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Subject {
+    /// Table 2: an encoder on the GLUE tasks.
+    Glue,
+    /// Table 6 or 9: a language model on a generation task.
+    Text(GenerationTask),
+}
+
+impl Subject {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Subject::Glue => "glue",
+            Subject::Text(task) => task.name(),
+        }
+    }
+
+    fn seeds(self) -> &'static [u64] {
+        match self {
+            Subject::Glue => &PAPER_SEEDS,
+            Subject::Text(_) => &PAPER_TEXT_SEEDS,
+        }
+    }
+
+    /// The paper's recipe on model and data in these directories.
+    fn recipe(self, model: &Path, data: &Path) -> TrainSettings {
+        match self {
+            Subject::Glue => TrainSettings::paper("", model, DataSource::Glue { dir: data.into() }),
+            Subject::Text(task) => TrainSettings::paper_generation(task, model, data),
+        }
+    }
+
+    fn data(self, dir: PathBuf) -> DataSource {
+        match self {
+            Subject::Glue => DataSource::Glue { dir },
+            Subject::Text(_) => DataSource::Generation { dir },
+        }
+    }
+}
+
 const ADAPTERS: [Method; 3] = [Method::Lora, Method::DyLora, Method::DyLoraFrozen];
 const ALL_METHODS: [Method; 4] = [Method::Lora, Method::DyLora, Method::DyLoraFrozen, Method::Full];
 
 /// Profiles that have a name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Name {
-    /// A small RoBERTa and generated tasks, both part of this program: minutes, no download
+    /// A small model and generated tasks, both part of this program: minutes, no download
     Mini,
-    /// RoBERTa-base and GLUE with the settings of the paper's Table 8: from --model and --data, the Hugging Face cache, or
-    /// its hub
+    /// RoBERTa-base and GLUE, or GPT-2 Medium and the generation task, with the settings of the paper's Table 8: from --model
+    /// and --data, the caches, or where they are published
     Paper,
 }
 
@@ -97,17 +145,25 @@ impl Profile {
     }
 
     /// What it is, how long all of it takes and what else there is, for the first line that a person reads.
-    pub(crate) fn about(&self) -> String {
-        match self {
-            Profile::Mini => format!(
+    pub(crate) fn about(&self, subject: Subject) -> String {
+        match (self, subject) {
+            (Profile::Mini, Subject::Text(task)) => format!(
+                "mini, a small GPT-2 on generated texts, both part of this program; the whole profile takes {MINI_TEXT_TIME}; \
+                 the paper's setting: cargo xtask reproduce {task} --profile paper"
+            ),
+            (Profile::Paper { .. }, Subject::Text(task)) => format!(
+                "paper, GPT-2 Medium on {task} with Table 8's settings; the whole profile takes {PAPER_TEXT_TIME}; in minutes, \
+                 on a small model: cargo xtask reproduce {task}"
+            ),
+            (Profile::Mini, Subject::Glue) => format!(
                 "mini, a small RoBERTa on generated tasks, both part of this program; the whole profile takes {MINI_TIME}; the \
                  paper's setting: cargo xtask reproduce glue --profile paper"
             ),
-            Profile::Paper { .. } => format!(
+            (Profile::Paper { .. }, Subject::Glue) => format!(
                 "paper, RoBERTa-base on GLUE with Table 8's settings; the whole profile takes {PAPER_TIME}; in minutes, on a \
                  small model: cargo xtask reproduce glue"
             ),
-            Profile::Given { model, data } => format!(
+            (Profile::Given { model, data }, _) => format!(
                 "given model and data directories ({}, {})",
                 model.display(),
                 data.display()
@@ -116,25 +172,25 @@ impl Profile {
     }
 
     /// Where runs and table go.
-    pub(crate) fn default_out(&self) -> PathBuf {
+    pub(crate) fn default_out(&self, subject: Subject) -> PathBuf {
         let name = match self {
             Profile::Given { model, .. } => model.file_name().map_or_else(|| "given".into(), ToOwned::to_owned),
             named => named.name().into(),
         };
-        Path::new("runs").join("glue").join(name)
+        Path::new("runs").join(subject.name()).join(name)
     }
 
-    pub(crate) fn methods(&self) -> &'static [Method] {
-        match self {
-            Profile::Mini | Profile::Paper { .. } => &ALL_METHODS,
-            Profile::Given { .. } => &ADAPTERS,
+    pub(crate) fn methods(&self, subject: Subject) -> &'static [Method] {
+        match (self, subject) {
+            (Profile::Mini | Profile::Paper { .. }, Subject::Glue) => &ALL_METHODS,
+            (Profile::Given { .. }, _) | (_, Subject::Text(_)) => &ADAPTERS,
         }
     }
 
-    pub(crate) fn seeds(&self) -> &'static [u64] {
-        match self {
-            Profile::Mini => &MINI_SEEDS,
-            Profile::Paper { .. } | Profile::Given { .. } => &PAPER_SEEDS,
+    pub(crate) fn seeds(&self, subject: Subject) -> &'static [u64] {
+        match (self, subject) {
+            (Profile::Mini, Subject::Glue) => &MINI_SEEDS,
+            _ => subject.seeds(),
         }
     }
 
@@ -146,13 +202,22 @@ impl Profile {
     }
 
     /// Settings of every run; where model and data are is put in by [`Profile::provide`].
-    pub(crate) fn recipe(&self) -> TrainSettings {
+    pub(crate) fn recipe(&self, subject: Subject) -> TrainSettings {
         let nowhere = Path::new("");
-        let mut recipe = TrainSettings::paper("", nowhere, DataSource::Glue { dir: nowhere.into() });
-        if *self == Profile::Mini {
-            recipe.epochs = MINI_EPOCHS;
-            recipe.lr = MINI_LR;
-            recipe.max_length = MINI_MAX_LENGTH;
+        let mut recipe = subject.recipe(nowhere, nowhere);
+        match (self, subject) {
+            (Profile::Mini, Subject::Glue) => {
+                recipe.epochs = MINI_EPOCHS;
+                recipe.lr = MINI_LR;
+                recipe.max_length = MINI_MAX_LENGTH;
+            }
+            (Profile::Mini, Subject::Text(_)) => {
+                mini::apply_text_recipe(&mut recipe);
+                // So few steps want ranks that move one at a time.
+                recipe.update = Update::Slice;
+                recipe.optimizer = Optimizer::Torch;
+            }
+            _ => {}
         }
         recipe
     }
@@ -161,36 +226,45 @@ impl Profile {
     ///
     /// # Errors
     /// If they are not and cannot be had, or a file cannot be written.
-    pub(crate) fn provide(&self, plan: &mut GluePlan) -> Result<(), Failure> {
-        let (model, dir) = match self {
-            Profile::Mini => embedded::write(&absolute(&plan.out)?)?,
-            Profile::Given { model, data } => (model.clone(), data.clone()),
-            Profile::Paper { model, data } => {
+    pub(crate) fn provide(&self, subject: Subject, plan: &mut Plan) -> Result<(), Failure> {
+        let (model, dir) = match (self, subject) {
+            (Profile::Mini, Subject::Glue) => embedded::write(&absolute(&plan.out)?)?,
+            (Profile::Mini, Subject::Text(task)) => embedded::write_text(&absolute(&plan.out)?, task)?,
+            (Profile::Given { model, data }, _) => (model.clone(), data.clone()),
+            (Profile::Paper { model, data }, subject) => {
                 let tasks: Vec<&str> = plan.tasks.iter().map(String::as_str).collect();
                 let mut bar = Bar::new();
                 let mut report = |event: fetch::Event<'_>| bar.show(event);
-                let (model, data) = fetch::paper(model.as_deref(), data.as_deref(), &tasks, &mut report)?;
+                let (model, data) = (model.as_deref(), data.as_deref());
+                let (model, data) = match subject {
+                    Subject::Glue => fetch::paper(model, data, &tasks, &mut report)?,
+                    Subject::Text(task) => fetch::paper_text(model, data, task, &mut report)?,
+                };
                 (absolute(&model)?, absolute(&data)?)
             }
         };
         plan.recipe.model = model;
-        plan.recipe.data = DataSource::Glue { dir };
+        plan.recipe.data = subject.data(dir);
         Ok(())
     }
 
     /// Words for the table. A directory's name does not prove what it holds: the paper's setting is claimed only by the
     /// profile `paper`, and only if model and data have the paper's sizes.
-    pub(crate) fn caption(&self, plan: &GluePlan) -> Caption {
+    pub(crate) fn caption(&self, subject: Subject, plan: &Plan) -> Caption {
         let model = &plan.recipe.model;
         let data = match &plan.recipe.data {
-            DataSource::Glue { dir } => dir,
+            DataSource::Glue { dir } | DataSource::Generation { dir } => dir,
             DataSource::Files { train, .. } | DataSource::Pairs { train, .. } => train,
         };
         let by_name = "Model and data are called by the names of their directories.";
+        let (small, made) = match subject {
+            Subject::Glue => ("a small RoBERTa", "tasks"),
+            Subject::Text(_) => ("a small GPT-2", "texts"),
+        };
         let (model, data, note, same_setting_as_paper) = match self {
             Profile::Mini => (
-                "a small RoBERTa pre-trained by this project".to_owned(),
-                "tasks generated by this project".to_owned(),
+                format!("{small} pre-trained by this project"),
+                format!("{made} generated by this project"),
                 "Neither the model nor the data are the paper's, so no number here can be compared with one of the paper; how \
                  the methods differ from rank to rank can."
                     .to_owned(),
@@ -199,20 +273,41 @@ impl Profile {
             Profile::Given { .. } => (name_of(model), name_of(data), by_name.to_owned(), false),
             Profile::Paper { .. } => {
                 let tasks: Vec<&str> = plan.tasks.iter().map(String::as_str).collect();
-                let (base, real) = (is_roberta_base(model), fetch::has_glue_rows(data, &tasks));
-                let model = if base { "RoBERTa-base".to_owned() } else { name_of(model) };
-                let data = if real { "GLUE".to_owned() } else { name_of(data) };
-                let note = match (base, real) {
-                    (true, true) => "The model has RoBERTa-base's sizes, the data have GLUE's numbers of rows.",
-                    (false, true) => "The model has not RoBERTa-base's sizes; it is called by the name of its directory.",
-                    (true, false) => "The data have not GLUE's numbers of rows; they are called by the name of their directory.",
-                    (false, false) => by_name,
+                let (base, real, names) = match subject {
+                    Subject::Glue => (
+                        is_roberta_base(model),
+                        fetch::has_glue_rows(data, &tasks),
+                        ["RoBERTa-base", "GLUE"],
+                    ),
+                    Subject::Text(task) => {
+                        let title = match task {
+                            GenerationTask::E2e => "E2E",
+                            GenerationTask::Dart => "DART",
+                            GenerationTask::WebNlg => "WebNLG 2017",
+                        };
+                        (is_gpt2_medium(model), is_published(task, data), ["GPT-2 Medium", title])
+                    }
                 };
-                (model, data, note.to_owned(), base && real)
+                let [of_model, of_data] = names;
+                let note = match (base, real) {
+                    (true, true) => {
+                        format!("The model has {of_model}'s sizes, the data have {of_data}'s numbers of rows.")
+                    }
+                    (false, true) => {
+                        format!("The model has not {of_model}'s sizes; it is called by the name of its directory.")
+                    }
+                    (true, false) => format!(
+                        "The data have not {of_data}'s numbers of rows; they are called by the name of their directory."
+                    ),
+                    (false, false) => by_name.to_owned(),
+                };
+                let model = if base { of_model.to_owned() } else { name_of(model) };
+                let data = if real { of_data.to_owned() } else { name_of(data) };
+                (model, data, note, base && real)
             }
         };
         let mut notes = vec![note];
-        notes.extend(other_settings(plan));
+        notes.extend(other_settings(subject, plan));
         if plan.methods.contains(&Method::Full) {
             notes.push(format!(
                 "Table 8 has no learning rate for fine-tuning; here it is {}.",
@@ -245,9 +340,32 @@ fn is_roberta_base(model: &Path) -> bool {
     })
 }
 
+fn is_gpt2_medium(model: &Path) -> bool {
+    Gpt2Config::from_file(&model.join("config.json")).is_ok_and(|config| {
+        let sizes = (
+            config.num_layers,
+            config.hidden_size,
+            config.num_heads,
+            config.vocab_size,
+        );
+        sizes == (24, 1024, 16, 50257)
+    })
+}
+
+/// Whether a generation task's train and test files have the published numbers of rows.
+fn is_published(task: GenerationTask, data: &Path) -> bool {
+    [Split::Train, Split::Test]
+        .into_iter()
+        .all(|split| task.load(data, split).is_ok_and(|corpus| corpus.coverage().is_whole()))
+}
+
 /// Settings that are not those of the paper's recipe, as a sentence.
-fn other_settings(plan: &GluePlan) -> Option<String> {
-    let paper = TrainSettings::paper("", &plan.recipe.model, plan.recipe.data.clone());
+fn other_settings(subject: Subject, plan: &Plan) -> Option<String> {
+    let paper = TrainSettings {
+        model: plan.recipe.model.clone(),
+        data: plan.recipe.data.clone(),
+        ..subject.recipe(Path::new(""), Path::new(""))
+    };
     let (Ok(Value::Object(ours)), Ok(Value::Object(paper))) =
         (serde_json::to_value(&plan.recipe), serde_json::to_value(&paper))
     else {
@@ -258,13 +376,20 @@ fn other_settings(plan: &GluePlan) -> Option<String> {
     let mut words: Vec<String> = ours
         .iter()
         .filter(|(name, _)| !open.contains(&name.as_str()))
-        .filter_map(|(name, value)| {
+        .flat_map(|(name, value)| {
             let theirs = paper.get(name).unwrap_or(&Value::Null);
-            (value != theirs).then(|| format!("{} {} ({})", name.replace('_', " "), word(value), word(theirs)))
+            match (value, theirs) {
+                // The settings of the texts, one by one.
+                (Value::Object(ours), Value::Object(theirs)) => ours
+                    .iter()
+                    .filter_map(|(name, value)| differs(name, value, theirs.get(name).unwrap_or(&Value::Null)))
+                    .collect::<Vec<_>>(),
+                _ => differs(name, value, theirs).into_iter().collect(),
+            }
         })
         .collect();
-    if plan.seeds != PAPER_SEEDS {
-        words.push(format!("seeds {} ({})", list(&plan.seeds), list(&PAPER_SEEDS)));
+    if plan.seeds != subject.seeds() {
+        words.push(format!("seeds {} ({})", list(&plan.seeds), list(subject.seeds())));
     }
     (!words.is_empty()).then(|| {
         format!(
@@ -272,6 +397,10 @@ fn other_settings(plan: &GluePlan) -> Option<String> {
             words.join(", ")
         )
     })
+}
+
+fn differs(name: &str, ours: &Value, theirs: &Value) -> Option<String> {
+    (ours != theirs).then(|| format!("{} {} ({})", name.replace('_', " "), word(ours), word(theirs)))
 }
 
 fn word(value: &Value) -> String {
@@ -313,17 +442,17 @@ mod tests {
         }
     }
 
-    fn plan(profile: &Profile, model: &Path, data: &Path) -> GluePlan {
-        let mut recipe = profile.recipe();
+    fn plan(profile: &Profile, model: &Path, data: &Path) -> Plan {
+        let mut recipe = profile.recipe(Subject::Glue);
         recipe.model = model.to_owned();
         recipe.data = DataSource::Glue { dir: data.to_owned() };
-        GluePlan {
+        Plan {
             recipe,
             full_lr: profile.full_lr(),
             tasks: vec!["rte".to_owned()],
             methods: ADAPTERS.to_vec(),
-            seeds: profile.seeds().to_vec(),
-            out: profile.default_out(),
+            seeds: profile.seeds(Subject::Glue).to_vec(),
+            out: profile.default_out(Subject::Glue),
             profile: profile.name().to_owned(),
         }
     }
@@ -338,7 +467,7 @@ mod tests {
         };
         let plan = plan(&paper, &model, &data);
         let said = |profile: &Profile| {
-            let caption = profile.caption(&plan);
+            let caption = profile.caption(Subject::Glue, &plan);
             (caption.model, caption.data, caption.same_setting_as_paper)
         };
         let words = |model: &str, data: &str, same| (model.to_owned(), data.to_owned(), same);
@@ -346,7 +475,7 @@ mod tests {
         write_rte(&data, 2490);
         assert_eq!(said(&paper), words("RoBERTa-base", "GLUE", true));
         assert_eq!(
-            paper.caption(&plan).notes.len(),
+            paper.caption(Subject::Glue, &plan).notes.len(),
             1,
             "nothing differs from the paper's settings"
         );
@@ -373,7 +502,7 @@ mod tests {
         let mut plan = plan(&Profile::Mini, Path::new("m"), Path::new("d"));
         plan.methods.push(Method::Full);
         plan.recipe.epochs = 7;
-        let caption = Profile::Mini.caption(&plan);
+        let caption = Profile::Mini.caption(Subject::Glue, &plan);
         let settings = &caption.notes[1];
         for words in ["epochs 7 (30)", "lr ", " (0.0004)", "max length 128 (512)"] {
             assert!(settings.contains(words), "{settings}");

@@ -242,6 +242,7 @@ impl Observer for Progress {
                 "{}: {texts} texts were longer than the model or --max-length allow and were cut",
                 path.display()
             )),
+            Event::Remark(words) => self.say(words),
             Event::EpochEnd { epoch, loss } if !self.terminal => {
                 self.say(&format!("epoch {epoch}: mean loss {loss:.4}"));
             }

@@ -6,12 +6,13 @@ use dylora_tasks::Error;
 use dylora_tasks::glue;
 use dylora_tasks::metric::text::chain::{Chain, Report};
 use dylora_tasks::metric::text::files::{read_hypotheses, read_references};
-use dylora_tasks::metric::text::meteor::{Data, Stage};
+use dylora_tasks::metric::text::meteor::Stage;
 use dylora_tasks::metric::{Predictions, score};
 use dylora_tasks::record::Scores;
 use dylora_tasks::task::{Head, Task};
 use dylora_tasks::tsv::read_text;
 
+use crate::args::meteor;
 use crate::failure::{Failure, print, print_json};
 
 /// Flags of `dylora score`.
@@ -30,7 +31,8 @@ pub(crate) struct Args {
     /// groups, one .json file with a list of lists, or several files of which line N belongs to text N
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     references: Vec<PathBuf>,
-    /// Directory of METEOR's files: the official release, or the Python package pycocoevalcap
+    /// Directory of METEOR's files: the official release, or the Python package pycocoevalcap [default: what `dylora data fetch
+    /// meteor` got, if it is there]
     #[arg(long, value_name = "DIR", requires = "hypotheses")]
     meteor_data: Option<PathBuf>,
     /// Print JSON
@@ -55,8 +57,8 @@ fn score_texts(args: &Args, chain: Chain) -> Result<(), Failure> {
     };
     let hypotheses = read_hypotheses(path)?;
     let references = read_references(&args.references, hypotheses.len())?;
-    let data = args.meteor_data.as_deref().map(Data::open).transpose()?;
-    let report = chain.score(&hypotheses, &references, data.as_ref())?;
+    let data = meteor(args.meteor_data.as_deref())?;
+    let report = chain.score(&hypotheses, &references, data.as_deref())?;
     if args.json {
         return print_json(&json(&report));
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dylora_tasks::adapter::StartingAdapter;
+use dylora_tasks::generation::GenerationTask;
 use dylora_tasks::nn::Method;
 use dylora_tasks::prepare::task_name;
 use dylora_tasks::run_dir::RunDir;
@@ -18,13 +19,14 @@ use crate::progress::Progress;
 /// Flags of `dylora train`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A GLUE task (mrpc, rte, cola, ...); csv, tsv, jsonl, parquet for your own files; text for a GPT-2 that learns to write
+    /// A GLUE task (mrpc, rte, cola, ...); e2e, dart or webnlg for a GPT-2 that learns to write; csv, tsv, jsonl, parquet for
+    /// your own files, text for your own pairs of texts
     #[arg(long, required_unless_present = "resume")]
     task: Option<String>,
     /// Directory of the pretrained model: config.json, model.safetensors, tokenizer files
     #[arg(long, value_name = "DIR", required_unless_present = "resume")]
     model: Option<PathBuf>,
-    /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out
+    /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out; or e2e/, dart/, webnlg_challenge_2017/
     #[arg(long, value_name = "DIR", conflicts_with_all = ["train", "dev", "text", "label", "regression"])]
     data: Option<PathBuf>,
     /// Your own file of training rows; for --task text a jsonl file with context and completion
@@ -76,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.device.check()?;
     let options = RunOptions {
         checkpoint_every: args.checkpoint_every,
+        ..RunOptions::default()
     };
     let mut progress = Progress::new()?;
     let (outcome, dir) = match (&args.resume, &args.out) {
@@ -114,8 +117,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 impl Args {
     /// A task's settings before what was given.
     fn defaults(&self, task: &str, model: &Path) -> Result<TrainSettings, Failure> {
-        let data = self.data()?;
-        if task_name(task)? == text2text::TASK {
+        let name = task_name(task)?;
+        let data = self.data(&name)?;
+        if let (Ok(task), Some(DataSource::Generation { dir })) = (GenerationTask::find(&name), &data) {
+            return Ok(TrainSettings::generation(task, model, dir));
+        }
+        if name == text2text::TASK {
             return match (&self.train, &self.dev) {
                 (Some(train), Some(dev)) => Ok(TrainSettings::text(model, train, dev)),
                 _ => Err(Failure::Message(
@@ -140,7 +147,7 @@ impl Args {
         if let Some(model) = &self.model {
             settings.model = absolute(model)?;
         }
-        if let Some(data) = self.data()? {
+        if let Some(data) = self.data(&settings.task)? {
             settings.data = data;
         }
         if let Some(adapter) = &self.adapter {
@@ -152,15 +159,17 @@ impl Args {
         Ok(())
     }
 
-    fn data(&self) -> Result<Option<DataSource>, Failure> {
+    /// Where the texts of a task come from, as far as that was given.
+    fn data(&self, task: &str) -> Result<Option<DataSource>, Failure> {
         Ok(match (&self.data, &self.train, &self.dev, &self.text) {
-            (Some(dir), ..) => Some(DataSource::Glue { dir: absolute(dir)? }),
-            (None, Some(train), Some(dev), None) if self.task.as_deref().is_none_or(|task| task == text2text::TASK) => {
-                Some(DataSource::Pairs {
-                    train: absolute(train)?,
-                    dev: absolute(dev)?,
-                })
+            (Some(dir), ..) if GenerationTask::find(task).is_ok() => {
+                Some(DataSource::Generation { dir: absolute(dir)? })
             }
+            (Some(dir), ..) => Some(DataSource::Glue { dir: absolute(dir)? }),
+            (None, Some(train), Some(dev), None) if task == text2text::TASK => Some(DataSource::Pairs {
+                train: absolute(train)?,
+                dev: absolute(dev)?,
+            }),
             (None, Some(train), Some(dev), Some(text)) if self.label.is_some() => Some(DataSource::Files {
                 train: absolute(train)?,
                 dev: absolute(dev)?,

@@ -2,18 +2,20 @@
 
 use std::time::Instant;
 
-use dylora_nn::{Method, Objective};
+use dylora_nn::{Gpt2Config, Method, Objective};
 
 use crate::checkpoint;
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
-use crate::experiment::{Experiment, GluePlan};
+use crate::experiment::{Experiment, Plan};
+use crate::generate::generate;
 use crate::glue;
 use crate::pack::pack;
 use crate::prepare::{Prepared, reader};
 use crate::run_dir::RunDir;
 use crate::settings::{DataSource, TrainSettings};
 use crate::task::{Example, Head, Label, Split};
+use crate::text2text::{EncodedPair, TextData, TextTrainer, mean_loss};
 use crate::tokens::TokenizerSource;
 use crate::trainer::Trainer;
 use crate::workers::on_workers;
@@ -22,6 +24,8 @@ use crate::workers::on_workers;
 const SAMPLE: usize = 512;
 /// Rows that one measured evaluation goes through.
 const EVALUATED: usize = 64;
+/// Texts that one measurement writes.
+const WRITTEN: usize = 8;
 /// A measurement is repeated until it took so many seconds.
 const ENOUGH_SECONDS: f64 = 0.2;
 /// Or so many times.
@@ -43,9 +47,18 @@ pub struct TaskSize {
 pub struct SplitSize {
     /// Number of rows.
     pub rows: usize,
-    /// Tokens of all rows: exact up to 512 rows, else from the mean of 512 that are spread evenly.
+    /// Tokens of all rows: exact up to 512 rows, else from the mean of 512 that are spread evenly. Of prompts that texts are
+    /// written for, their number.
     pub tokens: f64,
-    sample: Prepared,
+    sample: Sample,
+}
+
+/// Some rows of a split.
+#[derive(Clone, Debug)]
+enum Sample {
+    Rows(Prepared),
+    Pairs(Vec<EncodedPair>),
+    Prompts(Vec<Vec<i32>>),
 }
 
 /// How long the rest of a plan will take.
@@ -59,8 +72,10 @@ pub struct Estimate {
     pub seconds: f64,
     /// Tokens that all jobs together train on in a second. No token is padding.
     pub train_tokens_per_second: f64,
-    /// Tokens that all jobs together evaluate in a second, each rank counted.
-    pub eval_tokens_per_second: f64,
+    /// Tokens that all jobs together evaluate in a second, each rank counted; texts, where texts are written.
+    pub eval_per_second: f64,
+    /// What evaluation is counted in: `tokens` or `texts`.
+    pub eval_unit: &'static str,
 }
 
 /// How long one run will take.
@@ -93,15 +108,35 @@ impl SplitSize {
         Ok(SplitSize {
             rows: used,
             tokens: sample.tokens() as f64 * used as f64 / taken.max(1) as f64,
-            sample,
+            sample: Sample::Rows(sample),
         })
+    }
+
+    /// Pairs of texts, all of them.
+    fn of_pairs(pairs: Vec<EncodedPair>) -> Self {
+        SplitSize {
+            rows: pairs.len(),
+            tokens: pairs.iter().map(|pair| pair.ids.len() as f64).sum(),
+            sample: Sample::Pairs(pairs),
+        }
+    }
+
+    /// Prompts, all of them.
+    fn of_prompts(prompts: Vec<Vec<i32>>) -> Self {
+        SplitSize {
+            rows: prompts.len(),
+            tokens: prompts.len() as f64,
+            sample: Sample::Prompts(prompts),
+        }
     }
 
     fn add(&mut self, other: SplitSize) {
         self.rows += other.rows;
         self.tokens += other.tokens;
-        self.sample.encoded.extend(other.sample.encoded);
-        self.sample.labels.extend(other.sample.labels);
+        if let (Sample::Rows(own), Sample::Rows(other)) = (&mut self.sample, other.sample) {
+            own.encoded.extend(other.encoded);
+            own.labels.extend(other.labels);
+        }
     }
 }
 
@@ -156,18 +191,22 @@ struct Measured {
     eval: Pace,
 }
 
-impl GluePlan {
+impl Plan {
     /// Reads every file that the runs will read, so that a bad line is found before the first step, and says how much
     /// there is to do for each task of the plan, in its order.
     ///
     /// # Errors
     /// The first thing wrong with a file, with its line.
     pub fn check_data(&self) -> Result<Vec<TaskSize>> {
-        let DataSource::Glue { dir } = &self.recipe.data else {
-            return Err(Error::argument(
-                "--data",
-                "Table 2 is made of GLUE tasks; give their folder",
-            ));
+        let dir = match &self.recipe.data {
+            DataSource::Glue { dir } => dir,
+            DataSource::Generation { .. } => return self.check_texts(),
+            DataSource::Files { .. } | DataSource::Pairs { .. } => {
+                return Err(Error::argument(
+                    "--data",
+                    "a table is made of GLUE tasks or generation tasks; give their folder",
+                ));
+            }
         };
         let (config, tokenizer) = reader(&self.recipe.model)?;
         let max_length = self.recipe.max_length.min(config.max_positions);
@@ -190,11 +229,33 @@ impl GluePlan {
         Ok(sizes)
     }
 
+    /// [`Plan::check_data`] of generation tasks.
+    fn check_texts(&self) -> Result<Vec<TaskSize>> {
+        let mut sizes = Vec::with_capacity(self.tasks.len());
+        for task in &self.tasks {
+            let task = self.known(task)?.to_owned();
+            let settings = TrainSettings {
+                task: task.clone(),
+                ..self.recipe.clone()
+            };
+            let data = TextData::load(&settings)?;
+            sizes.push(TaskSize {
+                task,
+                train: SplitSize::of_pairs(data.train),
+                eval: match data.prompts {
+                    Some(prompts) => SplitSize::of_prompts(prompts.ids),
+                    None => SplitSize::of_pairs(data.dev),
+                },
+            });
+        }
+        Ok(sizes)
+    }
+
     /// Measures a few training steps and evaluations of each task, with the actual model, `jobs` side by side, and says how
-    /// long the runs without a record will take. `sizes` are [`GluePlan::check_data`]'s.
+    /// long the runs without a record will take. `sizes` are [`Plan::check_data`]'s.
     ///
     /// # Errors
-    /// As [`GluePlan::unfinished`]; a model that cannot be loaded; no jobs.
+    /// As [`Plan::unfinished`]; a model that cannot be loaded; no jobs.
     pub fn measure(&self, sizes: &[TaskSize], jobs: usize) -> Result<Estimate> {
         let todo = self.unfinished()?;
         let jobs = jobs.min(todo.len().max(1));
@@ -252,7 +313,12 @@ impl GluePlan {
             runs,
             jobs,
             train_tokens_per_second: train.per_second() * jobs as f64,
-            eval_tokens_per_second: eval.per_second() * jobs as f64,
+            eval_per_second: eval.per_second() * jobs as f64,
+            eval_unit: if sizes.iter().any(|size| matches!(size.eval.sample, Sample::Prompts(_))) {
+                "texts"
+            } else {
+                "tokens"
+            },
         })
     }
 }
@@ -298,33 +364,137 @@ fn measure_all(works: &[Work<'_>]) -> Result<Vec<Measured>> {
             lr: 0.0,
             ..work.settings.clone()
         };
-        let (mut config, _) = reader(&settings.model)?;
-        if let Some(dropout) = settings.dropout {
-            config = config.with_dropout(dropout);
-        }
-        let adapter = settings.adapter();
-        let classifier = Classifier::new(
-            &config,
-            Head::Classify(2),
-            adapter.as_ref(),
-            Some(&settings.model),
-            settings.precision,
-            settings.seed,
-        )?;
-        let mut trainer = Trainer::new(classifier, &settings, ENOUGH_TIMES as u64)?;
+        let mut bench = bench(&settings)?;
         for (index, size) in work.sizes.iter().enumerate() {
+            let (train, eval) = (&size.train.sample, &size.eval.sample);
             if index == 0 {
                 // What comes first allocates its buffers.
-                train_step(&mut trainer, &settings, &size.train.sample, 0)?;
-                evaluate_some(&trainer.classifier, &settings, &size.eval.sample)?;
+                bench.train(train, 0)?;
+                bench.evaluate(eval)?;
             }
             all.push(Measured {
-                train: repeat(|time| train_step(&mut trainer, &settings, &size.train.sample, time))?,
-                eval: repeat(|_| evaluate_some(&trainer.classifier, &settings, &size.eval.sample))?,
+                train: repeat(|time| bench.train(train, time))?,
+                eval: repeat(|_| bench.evaluate(eval))?,
             });
         }
     }
     Ok(all)
+}
+
+/// A model that is measured. What it does is counted in tokens, or in texts that it writes.
+trait Bench {
+    /// A step on some rows of `sample`, others each time.
+    fn train(&mut self, sample: &Sample, time: usize) -> Result<usize>;
+
+    /// An evaluation of some rows at the largest rank.
+    fn evaluate(&self, sample: &Sample) -> Result<usize>;
+}
+
+fn bench(settings: &TrainSettings) -> Result<Box<dyn Bench>> {
+    if settings.data.is_text() {
+        let config = Gpt2Config::from_file(&settings.model.join("config.json"))?;
+        let config = match settings.dropout {
+            Some(dropout) => config.with_dropout(dropout),
+            None => config,
+        };
+        return Ok(Box::new(TextBench {
+            trainer: TextTrainer::new(settings, &config, ENOUGH_TIMES as u64)?,
+            eos: config.eos_token_id as i32,
+            settings: settings.clone(),
+        }));
+    }
+    let (mut config, _) = reader(&settings.model)?;
+    if let Some(dropout) = settings.dropout {
+        config = config.with_dropout(dropout);
+    }
+    let adapter = settings.adapter();
+    let classifier = Classifier::new(
+        &config,
+        Head::Classify(2),
+        adapter.as_ref(),
+        Some(&settings.model),
+        settings.precision,
+        settings.seed,
+    )?;
+    Ok(Box::new(RowBench {
+        trainer: Trainer::new(classifier, settings, ENOUGH_TIMES as u64)?,
+        settings: settings.clone(),
+    }))
+}
+
+/// The `count` places of a sample that are taken the `time`-th time.
+fn places(count: usize, of: usize, time: usize) -> impl Iterator<Item = usize> {
+    let count = count.min(of);
+    (0..count).map(move |row| (time * count + row) % of)
+}
+
+struct RowBench {
+    trainer: Trainer,
+    settings: TrainSettings,
+}
+
+impl Bench for RowBench {
+    fn train(&mut self, sample: &Sample, time: usize) -> Result<usize> {
+        let Sample::Rows(sample) = sample else { return Ok(0) };
+        let rows: Vec<usize> = places(self.settings.batch_size, sample.len(), time).collect();
+        let offset = self.trainer.classifier.position_offset();
+        let budget = self.settings.token_budget;
+        let batches = pack(&sample.encoded, &sample.labels, &rows, offset, budget)?;
+        self.trainer.step(&batches)?;
+        Ok(batches.iter().map(|batch| batch.tokens()).sum())
+    }
+
+    fn evaluate(&self, sample: &Sample) -> Result<usize> {
+        let Sample::Rows(sample) = sample else { return Ok(0) };
+        let count = sample.len().min(EVALUATED);
+        // Spread over the sample, which may be of two splits.
+        let rows = (0..count).map(|row| row * sample.len() / count);
+        let some = Prepared {
+            encoded: rows.clone().map(|row| sample.encoded[row].clone()).collect(),
+            labels: rows.map(|row| sample.labels[row]).collect(),
+        };
+        let rank = self.settings.ranks().last().copied().flatten();
+        let budget = self.settings.token_budget;
+        self.trainer.classifier.logits(&some, rank, budget, |_| ())?;
+        Ok(some.tokens())
+    }
+}
+
+struct TextBench {
+    trainer: TextTrainer,
+    settings: TrainSettings,
+    eos: i32,
+}
+
+impl Bench for TextBench {
+    fn train(&mut self, sample: &Sample, time: usize) -> Result<usize> {
+        let Sample::Pairs(pairs) = sample else { return Ok(0) };
+        let rows = places(self.settings.batch_size, pairs.len(), time);
+        let texts: Vec<&EncodedPair> = rows.map(|row| &pairs[row]).collect();
+        let trainer = &mut self.trainer;
+        rayon::scope(|_| trainer.step(&texts))?;
+        Ok(texts.iter().map(|text| text.ids.len()).sum())
+    }
+
+    fn evaluate(&self, sample: &Sample) -> Result<usize> {
+        let model = &self.trainer.model;
+        match (sample, &self.settings.writing) {
+            (Sample::Prompts(prompts), Some(writing)) => {
+                // Before it is trained, a model writes until it has no room: the estimate is on the safe side.
+                let some = &prompts[..prompts.len().min(WRITTEN)];
+                generate(model, model.rank(), some, &writing.generate(self.eos), &mut |_| ())?;
+                Ok(some.len())
+            }
+            (Sample::Pairs(pairs), _) => {
+                let some = &pairs[..pairs.len().min(EVALUATED)];
+                let rank = self.settings.ranks().last().copied().flatten();
+                let budget = self.settings.token_budget;
+                mean_loss(model, self.trainer.device(), some, rank, budget, &mut |_| ())?;
+                Ok(some.iter().map(|pair| pair.ids.len()).sum())
+            }
+            _ => Ok(0),
+        }
+    }
 }
 
 /// Does something that says how many tokens it went through until the clock has something to show.
@@ -339,30 +509,6 @@ fn repeat(mut once: impl FnMut(usize) -> Result<usize>) -> Result<Pace> {
         }
     }
     Ok(pace)
-}
-
-/// A step on some rows of `sample`, others each time.
-fn train_step(trainer: &mut Trainer, settings: &TrainSettings, sample: &Prepared, time: usize) -> Result<usize> {
-    let count = settings.batch_size.min(sample.len());
-    let rows: Vec<usize> = (0..count).map(|row| (time * count + row) % sample.len()).collect();
-    let offset = trainer.classifier.position_offset();
-    let batches = pack(&sample.encoded, &sample.labels, &rows, offset, settings.token_budget)?;
-    trainer.step(&batches)?;
-    Ok(batches.iter().map(|batch| batch.tokens()).sum())
-}
-
-/// An evaluation at the largest rank.
-fn evaluate_some(classifier: &Classifier, settings: &TrainSettings, sample: &Prepared) -> Result<usize> {
-    let count = sample.len().min(EVALUATED);
-    // Spread over the sample, which may be of two splits.
-    let rows = (0..count).map(|row| row * sample.len() / count);
-    let some = Prepared {
-        encoded: rows.clone().map(|row| sample.encoded[row].clone()).collect(),
-        labels: rows.map(|row| sample.labels[row]).collect(),
-    };
-    let rank = settings.ranks().last().copied().flatten();
-    classifier.logits(&some, rank, settings.token_budget, |_| ())?;
-    Ok(some.tokens())
 }
 
 /// When the last of `jobs` workers ends that take runs of these lengths from one queue.
@@ -385,7 +531,7 @@ mod tests {
         let split = |rows, tokens| SplitSize {
             rows,
             tokens,
-            sample: Prepared::default(),
+            sample: Sample::Rows(Prepared::default()),
         };
         let size = TaskSize {
             task: "mrpc".to_owned(),

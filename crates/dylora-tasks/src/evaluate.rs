@@ -12,7 +12,7 @@ use crate::prepare::{Prepared, rows_for};
 use crate::progress::{Event, Observer};
 use crate::record::{RankName, RankScores, Scores};
 use crate::run_dir::RunDir;
-use crate::settings::{DataSource, TrainSettings};
+use crate::settings::TrainSettings;
 use crate::stream::RowStream;
 use crate::task::{Example, Head, Label, Split, Task};
 use crate::tokens::TokenizerSource;
@@ -102,10 +102,13 @@ impl TrainedModel {
             ));
         }
         let settings = run.settings()?;
-        if let DataSource::Pairs { .. } = settings.data {
+        if settings.data.is_text() {
             return Err(Error::file(
                 run.path(),
-                "is a run of --task text, which has no classes; its record has the loss, and `generate` writes texts",
+                format!(
+                    "is a run of --task {}, which has no classes; its record has the loss, and `generate` writes texts",
+                    settings.task
+                ),
             ));
         }
         let task = run.task()?;

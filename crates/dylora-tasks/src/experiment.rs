@@ -8,16 +8,19 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use dylora_nn::{EncoderConfig, Method};
+use dylora_nn::{EncoderConfig, Gpt2Config, Method};
 
 use crate::error::{Error, Result};
+use crate::generation::GenerationTask;
 use crate::glue;
+use crate::metric::text::meteor::Data;
 use crate::prepare::{DataKey, RunData};
 use crate::progress::{Event, Observer, Observers};
 use crate::record::Record;
 use crate::run_dir::RunDir;
-use crate::settings::TrainSettings;
-use crate::table::Table;
+use crate::settings::{DataSource, TrainSettings};
+use crate::table::{Layout, Table};
+use crate::text2text;
 use crate::train::{Outcome, RunOptions, resume_on, train_on};
 use crate::workers::{Shared, lock, on_workers, panicked};
 
@@ -27,17 +30,20 @@ pub const FULL_LR: f64 = 2e-5;
 /// The paper's seeds. Table 8 prints 10 twice; 100 stands for the second.
 pub const PAPER_SEEDS: [u64; 5] = [10, 42, 4242, 100, 1010];
 
+/// The paper's seeds of the generation tasks.
+pub const PAPER_TEXT_SEEDS: [u64; 3] = [10, 42, 4242];
+
 /// Up to this width of the hidden states one run does not keep several threads busy.
 const NARROW: usize = 256;
 
-/// Runs of GLUE tasks that make up Table 2.
+/// Runs that make up a table: of GLUE tasks, or of generation tasks, as the recipe's data says.
 #[derive(Clone, Debug, PartialEq)]
-pub struct GluePlan {
+pub struct Plan {
     /// Settings of every run; task, method and seed are filled in.
     pub recipe: TrainSettings,
     /// Peak learning rate of `full` runs.
     pub full_lr: f64,
-    /// Names of GLUE tasks, in the order of the table's columns.
+    /// Names of tasks, in the order of the table's columns.
     pub tasks: Vec<String>,
     /// Methods.
     pub methods: Vec<Method>,
@@ -50,7 +56,7 @@ pub struct GluePlan {
 }
 
 /// What does not change the results of a plan's runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PlanOptions {
     /// Runs side by side; each has its share of the threads, and at least one.
     pub jobs: usize,
@@ -80,7 +86,7 @@ pub struct Experiment {
     pub dir: PathBuf,
 }
 
-/// What [`GluePlan::run`] did.
+/// What [`Plan::run`] did.
 #[derive(Debug, Default)]
 pub struct Summary {
     /// Runs that ended now.
@@ -93,7 +99,7 @@ pub struct Summary {
     pub interrupted: bool,
 }
 
-impl GluePlan {
+impl Plan {
     /// The runs, task by task.
     ///
     /// # Errors
@@ -104,7 +110,7 @@ impl GluePlan {
         check_list("--seeds", &self.seeds)?;
         let mut all = Vec::new();
         for task in &self.tasks {
-            let task = glue::find(task)?.name;
+            let task = self.known(task)?;
             for &method in &self.methods {
                 for &seed in &self.seeds {
                     let settings = TrainSettings {
@@ -139,7 +145,7 @@ impl GluePlan {
     /// The runs that have no record, in the plan's order.
     ///
     /// # Errors
-    /// As [`GluePlan::experiments`], or a directory that holds a run with other settings.
+    /// As [`Plan::experiments`], or a directory that holds a run with other settings.
     pub fn unfinished(&self) -> Result<Vec<Experiment>> {
         let mut left = Vec::new();
         for experiment in self.experiments()? {
@@ -157,8 +163,13 @@ impl GluePlan {
     /// # Errors
     /// If the model's `config.json` cannot be read.
     pub fn auto_jobs(&self) -> Result<usize> {
-        let config = EncoderConfig::from_file(&self.recipe.model.join("config.json"))?;
-        Ok(if config.hidden_size <= NARROW {
+        let config = self.recipe.model.join("config.json");
+        let width = if self.recipe.data.is_text() {
+            Gpt2Config::from_file(&config)?.hidden_size
+        } else {
+            EncoderConfig::from_file(&config)?.hidden_size
+        };
+        Ok(if width <= NARROW {
             rayon::current_num_threads()
         } else {
             1
@@ -170,7 +181,7 @@ impl GluePlan {
     /// the last of its worker, and no other worker begins another.
     ///
     /// # Errors
-    /// Before anything runs: as [`GluePlan::unfinished`], no jobs, or threads that the system does not give.
+    /// Before anything runs: as [`Plan::unfinished`], no jobs, or threads that the system does not give.
     pub fn run(&self, options: PlanOptions, observers: &dyn Observers) -> Result<Summary> {
         let all = self.experiments()?.len();
         let todo = self.unfinished()?;
@@ -189,7 +200,7 @@ impl GluePlan {
                         of: all,
                         name: &experiment.name,
                     });
-                    experiment.run(options.run, &data, &mut *observer)
+                    experiment.run(&options.run, &data, &mut *observer)
                 }))
                 .unwrap_or_else(|panic| Err(panicked(&*panic)));
                 data.done(&DataKey::new(&experiment.settings));
@@ -223,21 +234,63 @@ impl GluePlan {
         Ok(summary)
     }
 
+    /// The records that are there, in the plan's order. Those of runs that are judged by their texts get METEOR if they lack
+    /// it and `meteor` is given: the texts are kept, so nothing has to be written again.
+    ///
+    /// # Errors
+    /// If a record, or what METEOR is computed from, cannot be read.
+    pub fn records(&self, meteor: Option<&Data>) -> Result<Vec<Record>> {
+        let (mut records, mut prompts) = (Vec::new(), None);
+        for experiment in self.experiments()? {
+            let Some(mut record) = experiment.record()? else {
+                continue;
+            };
+            if let Some(data) = meteor {
+                text2text::add_meteor(&RunDir::open(&experiment.dir)?, &mut record, data, &mut prompts)?;
+            }
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    /// The table of records.
+    ///
+    /// # Errors
+    /// An unknown task, or several of a table that has one.
+    pub fn table_of(&self, records: &[Record]) -> Result<Table> {
+        let layout = match (&self.recipe.data, self.tasks.as_slice()) {
+            (DataSource::Generation { .. }, [task]) => Layout::generation(GenerationTask::find(task)?, records),
+            (DataSource::Generation { .. }, _) => {
+                return Err(Error::argument(
+                    "--tasks",
+                    "each generation task has a table of its own",
+                ));
+            }
+            (_, tasks) => {
+                let tasks = tasks.iter().map(|task| glue::find(task)).collect::<Result<Vec<_>>>()?;
+                Layout::glue(&tasks)
+            }
+        };
+        Ok(Table::new(layout, &self.profile, &self.methods, records))
+    }
+
     /// The table of all records that are there.
     ///
     /// # Errors
-    /// If a record cannot be read.
+    /// As [`Plan::records`] and [`Plan::table_of`].
     pub fn table(&self) -> Result<Table> {
-        let mut records = Vec::new();
-        for experiment in self.experiments()? {
-            records.extend(experiment.record()?);
+        self.table_of(&self.records(None)?)
+    }
+
+    /// A task's own spelling.
+    ///
+    /// # Errors
+    /// An unknown task; all names are listed.
+    pub(crate) fn known(&self, task: &str) -> Result<&'static str> {
+        match self.recipe.data {
+            DataSource::Generation { .. } => GenerationTask::find(task).map(GenerationTask::name),
+            _ => glue::find(task).map(|task| task.name),
         }
-        let tasks = self
-            .tasks
-            .iter()
-            .map(|task| glue::find(task))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Table::glue(&self.profile, &tasks, &self.methods, &records))
     }
 }
 
@@ -269,15 +322,15 @@ impl Experiment {
 
     fn run(
         &self,
-        options: RunOptions,
+        options: &RunOptions,
         data: &Shared<DataKey, RunData>,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let load = |settings: &TrainSettings| data.get(&DataKey::new(settings), || RunData::load(settings));
         if RunDir::open(&self.dir).is_ok() {
-            resume_on(&self.dir, Some(&self.settings), &options, observer, load)
+            resume_on(&self.dir, Some(&self.settings), options, observer, load)
         } else {
-            train_on(&self.settings, &self.dir, &options, observer, load)
+            train_on(&self.settings, &self.dir, options, observer, load)
         }
     }
 }

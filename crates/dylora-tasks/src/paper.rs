@@ -1,12 +1,56 @@
 //! Numbers published in the DyLoRA paper, to stand beside ours in a table.
 //!
 //! "DyLoRA: Parameter-Efficient Tuning of Pretrained Models using Dynamic Search-Free Low-Rank Adaptation", Valipour,
-//! Rezagholizadeh, Kobyzev, Ghodsi; EACL 2023, arXiv 2210.07558. Table 2: RoBERTa-base on GLUE.
+//! Rezagholizadeh, Kobyzev, Ghodsi; EACL 2023, arXiv 2210.07558. Table 2: RoBERTa-base on GLUE. Table 6: GPT-2 Medium on
+//! E2E; Table 9: on DART and WebNLG.
 //!
-//! **No cell of Table 2 is filled in yet.** The table was not found in any text open to this project, and a number that
+//! **No cell of any table is filled in yet.** The tables were not found in any text open to this project, and a number that
 //! nobody read in the paper does not belong here. [`table2`] therefore gives `None` for every cell, and a table printed
-//! from it must leave the paper's column blank (see [`is_known`]). To fill it in, add one [`Cell`] per number to
-//! [`TABLE_2`], read from the paper itself; nothing else changes.
+//! from it must leave the paper's column blank (see [`is_known`]). To fill one in, add one [`Cell`] per number, read from the
+//! paper itself; nothing else changes.
+
+/// A table of the paper: what it is of, and its numbers.
+#[derive(Debug)]
+pub struct PaperTable {
+    /// `Table 2`.
+    pub number: &'static str,
+    /// The model.
+    pub model: &'static str,
+    /// The data.
+    pub data: &'static str,
+    /// What was evaluated on.
+    pub split: &'static str,
+    /// The numbers.
+    pub cells: &'static [Cell],
+}
+
+/// RoBERTa-base on GLUE.
+pub const GLUE: PaperTable = PaperTable {
+    number: "Table 2",
+    model: "RoBERTa-base",
+    data: "GLUE",
+    split: "development sets",
+    cells: TABLE_2,
+};
+
+/// GPT-2 Medium on E2E.
+pub const E2E: PaperTable = text_table("Table 6", "E2E");
+
+/// GPT-2 Medium on DART.
+pub const DART: PaperTable = text_table("Table 9", "DART");
+
+/// GPT-2 Medium on WebNLG 2017.
+pub const WEBNLG: PaperTable = text_table("Table 9", "WebNLG");
+
+const fn text_table(number: &'static str, data: &'static str) -> PaperTable {
+    PaperTable {
+        number,
+        model: "GPT-2 Medium",
+        data,
+        split: "test set",
+        cells: &[],
+    }
+}
 
 /// A published number: percent, as printed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,7 +79,7 @@ pub struct Cell {
     pub method: &'static str,
     /// Row within the method's block.
     pub row: Row,
-    /// A name of [`TASKS`] or [`AVERAGE`].
+    /// A name of [`TASKS`] or [`AVERAGE`]; in the tables of a generation task the metric.
     pub task: &'static str,
     /// The number.
     pub value: Published,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use dylora_nn::EncoderConfig;
 
 use crate::error::{Error, Result};
+use crate::generation::{self, GenerationTask};
 use crate::glue;
-use crate::settings::{DataSource, TrainSettings};
+use crate::settings::{DataSource, TrainSettings, Writing};
 use crate::tabular::{self, TabularData};
 use crate::task::{Example, Label, Split, Task};
 use crate::text2text::TextData;
@@ -24,9 +25,27 @@ pub fn task_name(name: &str) -> Result<String> {
     if name.eq_ignore_ascii_case(crate::text2text::TASK) {
         return Ok(crate::text2text::TASK.to_owned());
     }
+    if let Ok(task) = GenerationTask::find(name) {
+        return Ok(task.name().to_owned());
+    }
     match OWN_TASKS.iter().find(|own| own.eq_ignore_ascii_case(name)) {
         Some(own) => Ok((*own).to_owned()),
-        None => Ok(glue::find(name)?.name.to_owned()),
+        None => glue::find(name)
+            .map(|task| task.name.to_owned())
+            .map_err(|error| match error {
+                Error::UnknownTask { name, known } => Error::UnknownTask {
+                    name,
+                    known: format!(
+                        "{known}; {}",
+                        generation::TASKS
+                            .iter()
+                            .map(|task| task.name())
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    ),
+                },
+                other => other,
+            }),
     }
 }
 
@@ -102,7 +121,7 @@ impl Corpus {
                 let eval = vec![(Split::Dev, prepare(&dev)?)];
                 (task, train, eval)
             }
-            DataSource::Pairs { .. } => return Err(not_labelled()),
+            DataSource::Generation { .. } | DataSource::Pairs { .. } => return Err(not_labelled()),
         };
         if let Some(rows) = settings.max_train_rows {
             train.truncate(rows);
@@ -141,6 +160,7 @@ pub struct DataKey {
     data: DataSource,
     max_length: usize,
     max_train_rows: Option<usize>,
+    writing: Option<Writing>,
 }
 
 impl DataKey {
@@ -152,6 +172,7 @@ impl DataKey {
             data: settings.data.clone(),
             max_length: settings.max_length,
             max_train_rows: settings.max_train_rows,
+            writing: settings.writing,
         }
     }
 }
@@ -179,7 +200,7 @@ impl RunData {
 fn not_labelled() -> Error {
     Error::argument(
         "--task",
-        "text has pairs of texts and no labels; it is for a language model",
+        "the task has pairs of texts and no labels; it is for a language model",
     )
 }
 
@@ -197,7 +218,7 @@ pub(crate) fn reader(model: &Path) -> Result<(EncoderConfig, TokenizerSource)> {
 /// The first thing wrong with the file, with its line; a split that the data does not have.
 pub fn rows_for(settings: &TrainSettings, task: &Task, split: Split, file: Option<&Path>) -> Result<Vec<Example>> {
     match (&settings.data, file) {
-        (DataSource::Pairs { .. }, _) => Err(not_labelled()),
+        (DataSource::Generation { .. } | DataSource::Pairs { .. }, _) => Err(not_labelled()),
         (DataSource::Glue { .. }, Some(file)) => glue::find(&task.name)?.load_file(file, split),
         (DataSource::Glue { dir }, None) => glue::find(&task.name)?.load(dir, split),
         (DataSource::Files { columns, .. }, Some(file)) => {

@@ -56,6 +56,8 @@ pub enum Event<'a> {
         /// Whether its head fits this task; otherwise the head is new.
         head: bool,
     },
+    /// Something that a person should know of the data, in a sentence.
+    Remark(&'a str),
     /// An optimizer step.
     Step {
         /// Number of the step, from 1.

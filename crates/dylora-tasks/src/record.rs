@@ -239,6 +239,9 @@ pub struct Record {
     pub loss: LossCurve,
     /// Metrics at every rank, on the last weights.
     pub ranks: Vec<RankScores>,
+    /// What a person must know to read the metrics, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Times.
     pub timing: Timing,
 }

@@ -8,6 +8,7 @@
 //! | `model/` | `config.json` and tokenizer files of the base model | before the first step |
 //! | `checkpoint.safetensors` | trained tensors, both moments, position | at every epoch's end and interruption |
 //! | `adapter.safetensors` | trained tensors | at the end |
+//! | `texts/` | for a generation task: a text a line, a file for each rank | before the record, rank by rank |
 //! | `record.json` | [`Record`] | at the end, once |
 //!
 //! The base model's weights are not copied: `settings.json` says where they are. Every file is written under another
@@ -97,6 +98,11 @@ impl RunDir {
     /// Where the trained tensors are, or will be.
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter.safetensors")
+    }
+
+    /// Where the texts are that the run is judged by.
+    pub fn texts(&self) -> PathBuf {
+        self.path.join("texts")
     }
 
     /// Whether a run has begun here.

@@ -65,12 +65,15 @@ pub(crate) trait Job {
     ///
     /// # Errors
     /// What the model or a metric reports; a file of the run that cannot be written.
-    fn evaluate(
-        &self,
-        run: &RunDir,
-        options: &RunOptions,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Vec<RankScores>>>;
+    fn evaluate(&self, run: &RunDir, options: &RunOptions, observer: &mut dyn Observer) -> Result<Option<Evaluated>>;
+}
+
+/// What an evaluation found.
+pub(crate) struct Evaluated {
+    /// Metrics at every rank.
+    pub(crate) ranks: Vec<RankScores>,
+    /// What a person must know to read them, a sentence each.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Steps of an epoch over so many rows.
@@ -245,7 +248,7 @@ fn finish(
 ) -> Result<Outcome> {
     save_tensors(&run.adapter(), &job.trained(), &[])?;
     let started = Instant::now();
-    let Some(scores) = job.evaluate(run, options, observer)? else {
+    let Some(evaluated) = job.evaluate(run, options, observer)? else {
         return Ok(Outcome::Interrupted { step: steps, of: steps });
     };
     let settings = job.settings().clone();
@@ -261,7 +264,8 @@ fn finish(
             .iter()
             .map(|rank| job.num_trainable(rank.unwrap_or(0)))
             .collect(),
-        ranks: scores,
+        ranks: evaluated.ranks,
+        notes: evaluated.notes,
         timing: Timing {
             train_seconds: position.seconds,
             eval_seconds: started.elapsed().as_secs_f64(),

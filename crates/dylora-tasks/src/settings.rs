@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::generate::{EarlyStopping, GenerateSettings, Strategy};
+use crate::generation::GenerationTask;
 use crate::tabular::Columns;
+use crate::task::Split;
 
 /// Precision of weights, activations and gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +97,11 @@ pub enum DataSource {
         /// Which columns hold what.
         columns: Columns,
     },
+    /// The folder that holds `e2e/`, `dart/` or `webnlg_challenge_2017/`, or is it, for a language model.
+    Generation {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// Two jsonl files with contexts and completions, for a language model.
     Pairs {
         /// Pairs to learn from.
@@ -108,8 +116,78 @@ impl DataSource {
     pub fn is_text(&self) -> bool {
         match self {
             DataSource::Glue { .. } | DataSource::Files { .. } => false,
-            DataSource::Pairs { .. } => true,
+            DataSource::Generation { .. } | DataSource::Pairs { .. } => true,
         }
+    }
+}
+
+/// The texts that a run of a generation task is judged by: written at every rank once it is trained, and scored.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Writing {
+    /// The split whose prompts are written from.
+    pub split: Split,
+    /// Beams of the search.
+    pub beams: usize,
+    /// A text's score is its log-probability over its length to this power.
+    pub length_penalty: f64,
+    /// No sequence of so many tokens stands twice in a text, the prompt included; 0 allows all.
+    pub no_repeat_ngram: usize,
+    /// Most tokens of a text, its end included.
+    pub max_new_tokens: usize,
+    /// Only the first so many prompts.
+    pub max_prompts: Option<usize>,
+}
+
+impl Writing {
+    /// Table 8's beam search on the test split; texts have at most 64 tokens, as in the released scripts.
+    pub fn paper() -> Self {
+        Writing {
+            split: Split::Test,
+            beams: 10,
+            length_penalty: 0.8,
+            no_repeat_ngram: 4,
+            max_new_tokens: 64,
+            max_prompts: None,
+        }
+    }
+
+    /// How the texts are generated, for a model whose end token is `eos`.
+    pub fn generate(&self, eos: i32) -> GenerateSettings {
+        GenerateSettings {
+            strategy: Strategy::Beam {
+                beams: self.beams,
+                length_penalty: self.length_penalty,
+                early_stopping: EarlyStopping::Heuristic,
+            },
+            no_repeat_ngram: self.no_repeat_ngram,
+            ..GenerateSettings::paper(eos, self.max_new_tokens)
+        }
+    }
+
+    /// Checks what can be checked without a model, for texts of at most `max_length` tokens with their prompts.
+    ///
+    /// # Errors
+    /// One sentence that names the setting.
+    pub fn validate(&self, max_length: usize) -> Result<()> {
+        let problem = if self.beams == 0 {
+            ("--beams", "0 beams write nothing".to_owned())
+        } else if !self.length_penalty.is_finite() {
+            ("--length-penalty", format!("{} is not a number", self.length_penalty))
+        } else if self.max_new_tokens == 0 {
+            ("--max-new-tokens", "0 tokens hold no text".to_owned())
+        } else if self.max_new_tokens >= max_length {
+            let message = format!(
+                "{} leave no room for a prompt in {max_length} tokens",
+                self.max_new_tokens
+            );
+            ("--max-new-tokens", message)
+        } else if self.max_prompts == Some(0) {
+            ("--max-prompts", "0 prompts are no measure".to_owned())
+        } else {
+            return Ok(());
+        };
+        Err(Error::argument(problem.0, problem.1))
     }
 }
 
@@ -117,7 +195,7 @@ impl DataSource {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
-    /// Lower-case name of a GLUE task, or `csv`, `tsv`, `jsonl` for own files.
+    /// Lower-case name of a GLUE task or a generation task, or `csv`, `tsv`, `jsonl`, `text` for own files.
     pub task: String,
     /// Directory with the pretrained encoder in Hugging Face's layout.
     pub model: PathBuf,
@@ -180,6 +258,9 @@ pub struct TrainSettings {
     /// Share of each target that a language model's loss spreads over the vocabulary; 0, and not written, for classifiers.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub label_smoothing: f64,
+    /// The texts that a run of a generation task is judged by; without it the loss on the dev split is its measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writing: Option<Writing>,
     /// Seed of every random stream.
     pub seed: u64,
     /// Precision of weights and activations.
@@ -225,6 +306,7 @@ impl TrainSettings {
             max_train_rows: None,
             dropout: None,
             label_smoothing: 0.0,
+            writing: None,
             seed: 10,
             precision: crate::device::default_precision(),
         }
@@ -258,6 +340,27 @@ impl TrainSettings {
             batch_size: 8,
             label_smoothing: 0.1,
             ..Self::new(crate::text2text::TASK, model, data)
+        }
+    }
+
+    /// Table 8's settings for a generation task whose official files are in `dir`. A run is measured by its loss on the dev
+    /// split; [`TrainSettings::writing`] has it write instead.
+    pub fn generation(task: GenerationTask, model: &Path, dir: &Path) -> Self {
+        TrainSettings {
+            task: task.name().to_owned(),
+            data: DataSource::Generation { dir: dir.to_owned() },
+            ..Self::text(model, dir, dir)
+        }
+    }
+
+    /// The recipe behind the paper's numbers for generation: as [`TrainSettings::generation`], judged by the texts of
+    /// [`Writing::paper`], with the optimizer of the released code (see [`TrainSettings::paper`]).
+    pub fn paper_generation(task: GenerationTask, model: &Path, dir: &Path) -> Self {
+        TrainSettings {
+            update: Update::Dense,
+            optimizer: Optimizer::HuggingFace4,
+            writing: Some(Writing::paper()),
+            ..Self::generation(task, model, dir)
         }
     }
 
@@ -333,6 +436,14 @@ impl TrainSettings {
         )?;
         if let Some(dropout) = self.dropout {
             share("dropout", dropout)?;
+        }
+        if let Some(writing) = &self.writing {
+            check(
+                matches!(self.data, DataSource::Generation { .. }),
+                "task",
+                format!("{} has no prompts and references to write texts for", self.task),
+            )?;
+            writing.validate(self.max_length)?;
         }
         Ok(())
     }
@@ -446,10 +557,15 @@ pub(crate) fn first_difference<T: Serialize>(ours: &T, theirs: &T) -> Option<(St
     else {
         return None;
     };
-    ours.into_iter()
-        .zip(theirs)
-        .find(|((_, a), (_, b))| a != b)
-        .map(|((name, a), (_, b))| (name, a.to_string(), b.to_string()))
+    // A field that is not written, because it has its default, is null here.
+    let value = |of: &serde_json::Map<String, serde_json::Value>, name: &str| {
+        of.get(name).cloned().unwrap_or(serde_json::Value::Null)
+    };
+    let names = ours.keys().chain(theirs.keys());
+    names
+        .map(|name| (name.clone(), value(&ours, name), value(&theirs, name)))
+        .find(|(_, ours, theirs)| ours != theirs)
+        .map(|(name, ours, theirs)| (name, ours.to_string(), theirs.to_string()))
 }
 
 #[cfg(test)]
@@ -477,6 +593,17 @@ mod tests {
         let other = TrainSettings { lr: 1e-3, ..settings() };
         let found = settings().difference(&other);
         assert_eq!(found, Some(("lr".into(), "0.0004".into(), "0.001".into())));
+        // A setting that only one of them has written down does not push the others out of step.
+        let other = TrainSettings {
+            writing: Some(Writing::paper()),
+            ..settings()
+        };
+        let found = other.difference(&settings()).map(|(name, _, theirs)| (name, theirs));
+        assert_eq!(found, Some(("writing".into(), "null".into())));
+        assert_eq!(
+            settings().difference(&other).map(|(name, ..)| name),
+            Some("writing".into())
+        );
     }
 
     #[test]

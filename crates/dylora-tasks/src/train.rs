@@ -13,21 +13,24 @@ use crate::checkpoint::Position;
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
+use crate::metric::text::meteor::Data;
 use crate::pack::{PackedBatch, pack};
 use crate::prepare::{LabelledData, Prepared, RunData};
 use crate::progress::{Event, Observer};
-use crate::record::{RankScores, Record};
+use crate::record::Record;
 use crate::run_dir::RunDir;
-use crate::session::{self, Job, total_steps};
+use crate::session::{self, Evaluated, Job, total_steps};
 use crate::settings::TrainSettings;
 use crate::text2text::TextJob;
 use crate::trainer::{Submitted, Trainer};
 
-/// What does not change the result of a run.
-#[derive(Clone, Copy, Debug, Default)]
+/// What does not change what a run learns.
+#[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Steps between checkpoints, besides those at the end of every epoch.
     pub checkpoint_every: Option<u64>,
+    /// METEOR's lists, for runs that are judged by their texts; without them METEOR is not computed, and the record says so.
+    pub meteor: Option<Arc<Data>>,
 }
 
 /// How a run ended.
@@ -237,16 +240,15 @@ impl Job for ClassifierJob {
         self.trainer.classifier.device().describe()
     }
 
-    fn evaluate(
-        &self,
-        _run: &RunDir,
-        _options: &RunOptions,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Vec<RankScores>>> {
+    fn evaluate(&self, _run: &RunDir, _options: &RunOptions, observer: &mut dyn Observer) -> Result<Option<Evaluated>> {
         let corpus = &self.data.corpus;
         let ranks = self.settings.ranks();
         let budget = self.settings.token_budget;
         let classifier = &self.trainer.classifier;
-        evaluate(classifier, &corpus.task, &corpus.eval, &ranks, budget, observer).map(Some)
+        let ranks = evaluate(classifier, &corpus.task, &corpus.eval, &ranks, budget, observer)?;
+        Ok(Some(Evaluated {
+            ranks,
+            notes: Vec::new(),
+        }))
     }
 }

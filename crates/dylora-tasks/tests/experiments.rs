@@ -5,15 +5,15 @@ mod runs;
 use std::fs;
 use std::sync::Mutex;
 
-use dylora_tasks::experiment::{GluePlan, PlanOptions};
+use dylora_tasks::experiment::{Plan, PlanOptions};
 use dylora_tasks::nn::Method;
 use dylora_tasks::record::RankName;
 use dylora_tasks::settings::TrainSettings;
 use dylora_tasks::train::{RunOptions, train};
 use runs::{Fixture, TestResult, Watcher};
 
-fn plan(fixture: &Fixture) -> GluePlan {
-    GluePlan {
+fn plan(fixture: &Fixture) -> Plan {
+    Plan {
         recipe: TrainSettings {
             rank: 2,
             epochs: 1,
@@ -81,12 +81,12 @@ fn runs_that_are_there_are_skipped_and_stopped_ones_go_on() -> TestResult {
 #[test]
 fn a_run_that_fails_is_reported_and_the_next_one_runs() -> TestResult {
     let fixture = Fixture::new()?;
-    let plan = GluePlan {
+    let plan = Plan {
         full_lr: 1e30,
         seeds: vec![10],
         ..plan(&fixture)
     };
-    let plan = GluePlan {
+    let plan = Plan {
         recipe: TrainSettings {
             warmup_ratio: 0.0,
             ..plan.recipe
@@ -107,13 +107,13 @@ fn a_run_that_fails_is_reported_and_the_next_one_runs() -> TestResult {
 #[test]
 fn runs_of_other_settings_are_not_mixed_up() -> TestResult {
     let fixture = Fixture::new()?;
-    let first = GluePlan {
+    let first = Plan {
         methods: vec![Method::Lora],
         seeds: vec![10],
         ..plan(&fixture)
     };
     first.run(PlanOptions::default(), &())?;
-    let second = GluePlan {
+    let second = Plan {
         recipe: TrainSettings {
             epochs: 2,
             ..first.recipe.clone()
@@ -133,28 +133,28 @@ fn runs_of_other_settings_are_not_mixed_up() -> TestResult {
 fn lists_and_data_are_checked_before_anything_runs() -> TestResult {
     let fixture = Fixture::new()?;
     let base = plan(&fixture);
-    let refused = |plan: GluePlan| {
+    let refused = |plan: Plan| {
         plan.experiments()
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default()
     };
     assert!(
-        refused(GluePlan {
+        refused(Plan {
             tasks: vec!["mrcp".into()],
             ..base.clone()
         })
         .contains("mrpc, cola")
     );
     assert!(
-        refused(GluePlan {
+        refused(Plan {
             seeds: vec![10, 42, 10],
             ..base.clone()
         })
         .contains("10 is named twice")
     );
     assert!(
-        refused(GluePlan {
+        refused(Plan {
             methods: vec![],
             ..base.clone()
         })

@@ -51,6 +51,7 @@ fn record(task: &str, method: Method, seed: u64, values: &[f64]) -> Record {
             ..LossCurve::default()
         },
         ranks: ranks.collect(),
+        notes: Vec::new(),
         timing: Timing {
             train_seconds: 3725.0,
             // 2026-01-31 and the two days after it.

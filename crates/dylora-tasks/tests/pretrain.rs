@@ -312,12 +312,13 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() -> TestResult {
     let dir = place.path("killed");
     let options = RunOptions {
         checkpoint_every: Some(2),
+        ..RunOptions::default()
     };
     let mut seen = Watcher {
         stop_after: Some(3),
         ..Watcher::default()
     };
-    pretrain(&settings, &dir, options, &mut seen)?;
+    pretrain(&settings, &dir, options.clone(), &mut seen)?;
     assert_eq!(seen.checkpoints, [2, 3]);
     // Killed before the first checkpoint was whole.
     fs::rename(

@@ -151,6 +151,7 @@ fn checkpoints_come_as_often_as_asked() -> TestResult {
     let mut watched = Watcher::default();
     let options = RunOptions {
         checkpoint_every: Some(4),
+        ..RunOptions::default()
     };
     train(&fixture.settings(), &fixture.run("often"), options, &mut watched)?;
     assert_eq!(watched.checkpoints, [4, 6, 8, 12]);

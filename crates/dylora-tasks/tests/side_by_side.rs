@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
-use dylora_tasks::experiment::{Experiment, GluePlan, PlanOptions, Summary};
+use dylora_tasks::experiment::{Experiment, Plan, PlanOptions, Summary};
 use dylora_tasks::nn::Method;
 use dylora_tasks::progress::{Event, Observer, Observers};
 use dylora_tasks::record::{Record, Timing};
@@ -14,7 +14,7 @@ use dylora_tasks::settings::TrainSettings;
 use runs::{Fixture, TestResult, Watcher};
 
 /// Two tasks on the same kind of rows, so that runs differ in length and data.
-fn plan(fixture: &Fixture, out: &str) -> Result<GluePlan, std::io::Error> {
+fn plan(fixture: &Fixture, out: &str) -> Result<Plan, std::io::Error> {
     let rte = fixture.data().join("RTE");
     fs::create_dir_all(&rte)?;
     for (name, rows) in [("train.tsv", 13), ("dev.tsv", 5)] {
@@ -29,7 +29,7 @@ fn plan(fixture: &Fixture, out: &str) -> Result<GluePlan, std::io::Error> {
         let lines: String = (0..rows).map(line).collect();
         fs::write(rte.join(name), format!("index\tsentence1\tsentence2\tlabel\n{lines}"))?;
     }
-    Ok(GluePlan {
+    Ok(Plan {
         recipe: TrainSettings {
             rank: 2,
             ..fixture.settings()
@@ -62,7 +62,7 @@ fn result(experiment: &Experiment) -> Result<(Record, Vec<u8>), Box<dyn std::err
 }
 
 /// Every run of both plans has ended, and to the same bytes.
-fn same_results(one: &GluePlan, other: &GluePlan) -> TestResult {
+fn same_results(one: &Plan, other: &Plan) -> TestResult {
     let (one, other) = (one.experiments()?, other.experiments()?);
     assert_eq!(one.len(), other.len());
     let mut seen = Vec::new();
@@ -97,7 +97,7 @@ fn two_jobs_give_the_bytes_of_one() -> TestResult {
     same_results(&alone, &beside)?;
     pool.install(|| many.run(jobs(9), &()))?;
     same_results(&alone, &many)?;
-    let device = |plan: &GluePlan| -> Result<String, Box<dyn std::error::Error>> {
+    let device = |plan: &Plan| -> Result<String, Box<dyn std::error::Error>> {
         Ok(plan.experiments()?[0].record()?.ok_or("no record")?.device)
     };
     assert_eq!(device(&alone)?, "cpu, 2 threads");
@@ -184,11 +184,11 @@ impl Observer for TrippingRun<'_> {
 #[test]
 fn a_run_that_fails_or_panics_stops_no_other() -> TestResult {
     let fixture = Fixture::new()?;
-    let plan = GluePlan {
+    let plan = Plan {
         full_lr: 1e30,
         ..plan(&fixture, "out")?
     };
-    let plan = GluePlan {
+    let plan = Plan {
         recipe: TrainSettings {
             warmup_ratio: 0.0,
             ..plan.recipe
@@ -234,7 +234,7 @@ impl Observer for Removing<'_> {
 #[test]
 fn rows_are_read_once_per_task() -> TestResult {
     let fixture = Fixture::new()?;
-    let plan = GluePlan {
+    let plan = Plan {
         tasks: vec!["mrpc".into()],
         ..plan(&fixture, "out")?
     };
@@ -275,7 +275,7 @@ fn an_estimate_is_measured_and_grows_with_the_work() -> TestResult {
         names.iter().collect::<Vec<_>>()
     );
     assert_eq!(estimate.jobs, 2);
-    assert!(estimate.train_tokens_per_second > 0.0 && estimate.eval_tokens_per_second > 0.0);
+    assert!(estimate.train_tokens_per_second > 0.0 && estimate.eval_per_second > 0.0);
     let whole: f64 = estimate.runs.iter().map(|run| run.seconds()).sum();
     assert!(
         estimate
@@ -289,7 +289,7 @@ fn an_estimate_is_measured_and_grows_with_the_work() -> TestResult {
     );
     assert!(!short.out.exists(), "nothing is written");
 
-    let long = GluePlan {
+    let long = Plan {
         recipe: TrainSettings {
             epochs: 200,
             ..short.recipe.clone()

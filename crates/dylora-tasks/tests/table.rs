@@ -35,6 +35,7 @@ fn record(task: &str, method: Method, seed: u64, metric: &str, values: &[f64]) -
         trainable: vec![1; values.len()],
         loss: LossCurve::default(),
         ranks: ranks.collect(),
+        notes: Vec::new(),
         timing: Timing::default(),
     }
 }

@@ -23,8 +23,6 @@ const MARKER: i32 = 8;
 const UNITS: i64 = 100;
 /// Most labels on the axis of ranks.
 const LABELS: usize = 10;
-/// Smallest height of the y axis in points of percent: noise shall not look like a difference.
-const LEAST_SPAN: f64 = 2.0;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<T = ()> = std::result::Result<T, Box<dyn StdError>>;
@@ -44,6 +42,8 @@ pub(super) struct Point {
 pub(super) struct Chart {
     /// Name of the y axis.
     pub(super) label: String,
+    /// Smallest height of that axis: noise shall not look like a difference.
+    pub(super) least_span: f64,
     /// One line per method, its points in the order of the ranks.
     pub(super) lines: Vec<(Method, Vec<Point>)>,
     /// Mean of fine-tuning, a dashed line across.
@@ -85,7 +85,7 @@ impl Chart {
         let (low, high) = bars
             .chain(full)
             .reduce(|(low, high), (l, h)| (low.min(l), high.max(h)))?;
-        let (middle, span) = ((low + high) / 2.0, (high - low).max(LEAST_SPAN));
+        let (middle, span) = ((low + high) / 2.0, (high - low).max(self.least_span));
         Some(middle - 0.58 * span..middle + 0.58 * span)
     }
 
@@ -96,7 +96,12 @@ impl Chart {
         let gap = units(ranks.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap_or(1));
         let x = units(first) - gap / 2..units(last) + gap / 2;
         let shown = ranks.iter().step_by(ranks.len().div_ceil(LABELS));
-        let decimals = if y.end - y.start < 6.0 { 1 } else { 0 };
+        let decimals = match y.end - y.start {
+            span if span < 0.06 => 3,
+            span if span < 0.6 => 2,
+            span if span < 6.0 => 1,
+            _ => 0,
+        };
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_right(20)

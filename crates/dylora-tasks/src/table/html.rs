@@ -8,9 +8,13 @@ use dylora_nn::Method;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::chart::{self, Chart, Point};
-use super::{Cell, Row, Table, title};
+use super::{Cell, Column, Row, Table, title};
 use crate::error::Result;
+use crate::paper::PaperTable;
 use crate::record::RankName;
+
+/// Smallest height of the average's axis, in percent.
+const LEAST_SPAN: f64 = 2.0;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -78,43 +82,42 @@ impl Table {
                     div { dt { (name) } dd { (words) } }
                 }
             }
-            @if let Some(caption) = caption {
-                @for note in &caption.notes {
-                    p.note { (note) }
-                }
+            @for note in self.notes() {
+                p.note { (note) }
             }
         }
     }
 
     fn numbers(&self) -> Markup {
         let blocks: Vec<&[Row]> = self.rows.chunk_by(|a, b| a.rank == b.rank).collect();
-        let columns = self.headings.len();
+        let columns = self.layout.columns.len();
+        let shown = columns + usize::from(self.layout.has_average);
         html! {
             section {
                 h2 { "Table" }
                 p {
-                    "Percent: mean ± standard deviation over the seeds (none for a single seed); "
+                    (self.layout.units) ": mean ± standard deviation over the seeds (none for a single seed); "
                     span #about-paper { (self.about_paper()) } ". "
                     "Bold: the best method of a block. ★: the method's best rank for that column; the rows “best” repeat it, \
                      with the rank in round brackets. "
-                    "Avg: mean over the tasks, once all of them have a number."
+                    @if self.layout.has_average { "Avg: mean over the tasks, once all of them have a number." }
                 }
                 div.scroll tabindex="0" role="region" aria-label="Table of results" {
                     table.results {
                         thead {
                             @if self.paper_is_known {
-                                tr { th colspan="2" {} th.about colspan=(columns + 1) scope="colgroup" { (self.column_title()) } }
+                                tr { th colspan="2" {} th.about colspan=(shown) scope="colgroup" { (self.column_title()) } }
                             }
                             tr {
                                 th scope="col" { "Rank" }
                                 th.name scope="col" { "Method" }
-                                @for (index, heading) in self.headings.iter().enumerate() {
+                                @for (index, column) in self.layout.columns.iter().enumerate() {
                                     th scope="col" {
-                                        (heading)
+                                        (column.heading)
                                         @if let Some(metric) = self.metric(index) { span.metric { (metric) } }
                                     }
                                 }
-                                th scope="col" { "Avg" span.metric { "mean" } }
+                                @if self.layout.has_average { th scope="col" { "Avg" span.metric { "mean" } } }
                             }
                         }
                         @for block in blocks {
@@ -128,7 +131,7 @@ impl Table {
                                         @for column in 0..columns {
                                             (self.number(block, row, column))
                                         }
-                                        (self.average(block, row))
+                                        @if self.layout.has_average { (self.average(block, row)) }
                                     }
                                 }
                             }
@@ -140,48 +143,54 @@ impl Table {
     }
 
     /// Whose numbers stand in brackets.
-    fn column_title(&self) -> &'static str {
+    fn column_title(&self) -> String {
+        let PaperTable {
+            number, model, data, ..
+        } = self.layout.paper;
         if self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper) {
-            "these runs [paper's Table 2]"
+            format!("these runs [paper's {number}]")
         } else {
-            "these runs [paper's Table 2: another model (RoBERTa-base), other data (GLUE)]"
+            format!("these runs [paper's {number}: another model ({model}), other data ({data})]")
         }
     }
 
     fn number(&self, block: &[Row], row: &Row, column: usize) -> Markup {
+        let Column { decimals, is_error, .. } = self.layout.columns[column];
         let Some(cell) = cell(row, column) else {
-            return html! { td.none { "–" (self.beside(None)) } };
+            return html! { td.none { "–" (self.beside(None, decimals)) } };
         };
         let bold = leads(
             cell.mean,
             block.iter().filter_map(|row| Some(self::cell(row, column)?.mean)),
+            decimals,
+            is_error,
         );
         html! {
             td.best[cell.rank.is_some()] {
-                (mean_words(cell.mean, bold))
-                @if cell.runs > 1 { span.std { " ± " (two(cell.std)) } }
+                (mean_words(cell.mean, bold, decimals))
+                @if cell.runs > 1 { span.std { " ± " (digits(cell.std, decimals)) } }
                 @if self.is_best_rank(row, column) { span.star { "★" } }
                 @if let Some(rank) = cell.rank { span.rank { " (" (rank) ")" } }
-                span.paper { (self.beside(cell.paper)) }
+                span.paper { (self.beside(cell.paper, decimals)) }
             }
         }
     }
 
     fn average(&self, block: &[Row], row: &Row) -> Markup {
         let Some(mean) = row.average else {
-            return html! { td.none { "–" (self.beside(row.paper_average)) } };
+            return html! { td.none { "–" (self.beside(row.paper_average, 2)) } };
         };
-        let bold = leads(mean, block.iter().filter_map(|row| row.average));
+        let bold = leads(mean, block.iter().filter_map(|row| row.average), 2, false);
         let own = self
             .rows
             .iter()
             .filter(|other| other.method == row.method && matches!(other.rank, RankName::At(_)));
-        let star = matches!(row.rank, RankName::At(_)) && leads(mean, own.filter_map(|row| row.average));
+        let star = matches!(row.rank, RankName::At(_)) && leads(mean, own.filter_map(|row| row.average), 2, false);
         html! {
             td {
-                (mean_words(mean, bold))
+                (mean_words(mean, bold, 2))
                 @if star { span.star { "★" } }
-                span.paper { (self.beside(row.paper_average)) }
+                span.paper { (self.beside(row.paper_average, 2)) }
             }
         }
     }
@@ -196,30 +205,29 @@ impl Table {
         matches!((row.rank, best), (RankName::At(rank), Some(best)) if rank == best)
     }
 
-    fn metric(&self, column: usize) -> Option<String> {
-        self.rows
-            .iter()
-            .find_map(|row| cell(row, column))
-            .map(|cell| cell.metric.to_string())
+    /// The metric of a column that has a number, where the heading does not say it.
+    fn metric(&self, column: usize) -> Option<&str> {
+        let Column { task, paper, .. } = &self.layout.columns[column];
+        let found = self.rows.iter().find_map(|row| cell(row, column))?;
+        (task == paper).then_some(found.metric.as_str())
     }
 
-    /// A chart for each task that has a number, then one of the average.
+    /// A chart for each column that has a number, then one of the average.
     fn charts(&self) -> Result<Markup> {
         let mut figures = Vec::new();
-        for (column, heading) in self.headings.iter().enumerate() {
-            let metric = self.metric(column).unwrap_or_default();
-            let label = match metric.as_str() {
-                "matthews" | "pearson" | "spearman" => format!("{metric} × 100"),
-                _ => format!("{metric}, %"),
-            };
-            let chart = self.chart(label, |row| {
-                let cell = cell(row, column)?;
+        for (index, column) in self.layout.columns.iter().enumerate() {
+            let chart = self.chart(column.axis.clone(), column.least_span, |row| {
+                let cell = cell(row, index)?;
                 Some((cell.mean, (cell.runs > 1).then_some(cell.std)))
             });
-            figures.push((heading.clone(), "mean, bars ± standard deviation", chart.svg()?));
+            figures.push((column.heading.clone(), "mean, bars ± standard deviation", chart.svg()?));
         }
-        let average = self.chart("mean of the tasks".to_owned(), |row| Some((row.average?, None)));
-        figures.push(("Average".to_owned(), "mean over the tasks", average.svg()?));
+        if self.layout.has_average {
+            let average = self.chart("mean of the tasks".to_owned(), LEAST_SPAN, |row| {
+                Some((row.average?, None))
+            });
+            figures.push(("Average".to_owned(), "mean over the tasks", average.svg()?));
+        }
         let mut methods: Vec<Method> = self.rows.iter().map(|row| row.method).collect();
         methods.sort_unstable();
         methods.dedup();
@@ -254,7 +262,7 @@ impl Table {
         })
     }
 
-    fn chart(&self, label: String, value: impl Fn(&Row) -> Option<(f64, Option<f64>)>) -> Chart {
+    fn chart(&self, label: String, least_span: f64, value: impl Fn(&Row) -> Option<(f64, Option<f64>)>) -> Chart {
         let mut lines: Vec<(Method, Vec<Point>)> = Vec::new();
         for row in &self.rows {
             let RankName::At(rank) = row.rank else { continue };
@@ -272,6 +280,7 @@ impl Table {
         let full = self.rows.iter().find(|row| row.rank == RankName::Full);
         Chart {
             label,
+            least_span,
             lines,
             full: full.and_then(&value).map(|(mean, _)| mean),
         }
@@ -358,19 +367,21 @@ fn rank_words(rank: RankName) -> String {
     }
 }
 
-fn two(value: f64) -> String {
-    format!("{value:.2}")
+fn digits(value: f64, decimals: usize) -> String {
+    format!("{value:.decimals$}")
 }
 
-fn mean_words(mean: f64, bold: bool) -> Markup {
-    html! { @if bold { b { (two(mean)) } } @else { (two(mean)) } }
+fn mean_words(mean: f64, bold: bool, decimals: usize) -> Markup {
+    let words = digits(mean, decimals);
+    html! { @if bold { b { (words) } } @else { (words) } }
 }
 
-/// Whether `mean` is the largest of several numbers; numbers that print alike are equal.
-fn leads(mean: f64, all: impl Iterator<Item = f64>) -> bool {
+/// Whether `mean` is the best of several numbers, the least one of errors; numbers that print alike are equal.
+fn leads(mean: f64, all: impl Iterator<Item = f64>, decimals: usize, is_error: bool) -> bool {
     let all: Vec<f64> = all.filter(|mean| mean.is_finite()).collect();
-    let largest = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    all.len() > 1 && two(mean) == two(largest)
+    let best = if is_error { f64::min } else { f64::max };
+    let best = all.iter().copied().reduce(best);
+    all.len() > 1 && best.is_some_and(|best| digits(mean, decimals) == digits(best, decimals))
 }
 
 /// `1 h 02 min`, `3 min 05 s`, `4.2 s`.

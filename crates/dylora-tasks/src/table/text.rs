@@ -56,22 +56,21 @@ impl Table {
 
     fn legend(&self) -> String {
         format!(
-            "{}, profile: {}. Percent, mean ± standard deviation over the seeds; {}.",
+            "{}, profile: {}. {}, mean ± standard deviation over the seeds; {}.",
             one_line(&self.title()),
             self.profile,
+            self.layout.units,
             self.about_paper()
         )
-    }
-
-    fn notes(&self) -> &[String] {
-        self.caption.as_ref().map_or(&[], |caption| &caption.notes)
     }
 
     /// Heading and lines as words, each with the block it belongs to.
     fn lines(&self) -> Vec<(Option<RankName>, Vec<String>)> {
         let mut heading = vec!["Rank".to_owned(), "Method".to_owned()];
-        heading.extend(self.headings.iter().cloned());
-        heading.push("Avg".to_owned());
+        heading.extend(self.layout.columns.iter().map(|column| column.heading.clone()));
+        if self.layout.has_average {
+            heading.push("Avg".to_owned());
+        }
         let mut lines = vec![(None, heading)];
         for row in &self.rows {
             let rank = match row.rank {
@@ -80,35 +79,36 @@ impl Table {
                 RankName::Full => "–".to_owned(),
             };
             let mut line = vec![rank, title(row.method).to_owned()];
-            line.extend(
-                row.tasks
-                    .iter()
-                    .map(|(_, cell)| cell.as_ref().map_or("–".to_owned(), |cell| self.words(cell))),
-            );
-            line.push(row.average.map_or("–".to_owned(), |mean| {
-                format!("{mean:.2}{}", self.beside(row.paper_average))
+            line.extend(self.layout.columns.iter().zip(&row.tasks).map(|(column, (_, cell))| {
+                cell.as_ref()
+                    .map_or("–".to_owned(), |cell| self.words(cell, column.decimals))
             }));
+            if self.layout.has_average {
+                line.push(row.average.map_or("–".to_owned(), |mean| {
+                    format!("{mean:.2}{}", self.beside(row.paper_average, 2))
+                }));
+            }
             lines.push((Some(row.rank), line));
         }
         lines
     }
 
     /// `86.03 ± 0.31 (7) [85.55]`: mean, deviation over several seeds, best rank, the paper's number.
-    fn words(&self, cell: &Cell) -> String {
-        let mut words = format!("{:.2}", cell.mean);
+    fn words(&self, cell: &Cell, decimals: usize) -> String {
+        let mut words = format!("{:.decimals$}", cell.mean);
         if cell.runs > 1 {
-            words.push_str(&format!(" ± {:.2}", cell.std));
+            words.push_str(&format!(" ± {:.decimals$}", cell.std));
         }
         if let Some(rank) = cell.rank {
             words.push_str(&format!(" ({rank})"));
         }
-        words + &self.beside(cell.paper)
+        words + &self.beside(cell.paper, decimals)
     }
 
     /// The paper's number, to stand beside ours; nothing where none of them is known.
-    pub(super) fn beside(&self, paper: Option<f64>) -> String {
+    pub(super) fn beside(&self, paper: Option<f64>, decimals: usize) -> String {
         match paper {
-            Some(paper) => format!(" [{paper:.2}]"),
+            Some(paper) => format!(" [{paper:.decimals$}]"),
             None if self.paper_is_known => " [–]".to_owned(),
             None => String::new(),
         }

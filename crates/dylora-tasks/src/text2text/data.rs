@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+pub use crate::generation::prompt::EncodedPair;
 use crate::tokens::TokenizerSource;
 
 /// A context and the text that is to follow it.
@@ -80,15 +81,6 @@ fn read_lines<T: for<'de> Deserialize<'de>>(
     Ok(rows)
 }
 
-/// The token ids of one pair: context, end token, blank and completion, end token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodedPair {
-    /// All of them.
-    pub ids: Vec<i32>,
-    /// How many of the last ones are to be predicted.
-    pub predicted: usize,
-}
-
 /// Texts to token ids and back, for one model.
 #[derive(Clone, Debug)]
 pub struct TextCodec {
@@ -116,6 +108,11 @@ impl TextCodec {
             eos: config.eos_token_id as i32,
             limit,
         })
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TokenizerSource {
+        &self.tokenizer
     }
 
     /// The token that ends a context and a completion.
@@ -189,5 +186,13 @@ impl TextCodec {
         let ids = ids.iter().take_while(|id| **id != self.eos);
         let ids: Vec<u32> = ids.filter_map(|id| u32::try_from(*id).ok()).collect();
         Ok(self.tokenizer.decode(&ids)?.trim().to_owned())
+    }
+
+    /// [`TextCodec::decode`] as one line: a line break inside a text would make two texts of it.
+    ///
+    /// # Errors
+    /// As [`TextCodec::decode`].
+    pub fn decode_line(&self, ids: &[i32]) -> Result<String> {
+        Ok(self.decode(ids)?.replace(['\n', '\r'], " "))
     }
 }

@@ -7,16 +7,21 @@ use dylora_nn::tensor::Device;
 use dylora_nn::{Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel};
 
 use super::data::{EncodedPair, TextCodec};
+use super::judge::Prompts;
 use super::trainer::{batch, build, within_budget};
+use super::write;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::{GenerateSettings, generate};
+use crate::generation::{Corpus, GenerationTask};
+use crate::progress::Observer;
 use crate::run_dir::RunDir;
-use crate::settings::{DataSource, TrainSettings};
+use crate::settings::{DataSource, TrainSettings, Writing};
+use crate::task::Split;
 use crate::tokens::TokenizerSource;
 
 /// The mean loss of a predicted token at a rank, in nats, without dropout and smoothing. `done` hears of every text.
-pub(super) fn mean_loss(
+pub(crate) fn mean_loss(
     model: &Gpt2LanguageModel,
     device: &Device,
     texts: &[EncodedPair],
@@ -60,8 +65,11 @@ impl TrainedText {
     pub fn open(dir: &Path, model: Option<&Path>) -> Result<Self> {
         let run = RunDir::open(dir)?;
         let mut settings = run.settings()?;
-        if !matches!(settings.data, DataSource::Pairs { .. }) {
-            return Err(Error::file(dir, "is not a run of --task text; only those write texts"));
+        if !settings.data.is_text() {
+            return Err(Error::file(
+                dir,
+                "is not a run of --task text, e2e, dart or webnlg; only those write texts",
+            ));
         }
         if !run.adapter().is_file() {
             return Err(Error::file(dir, "has not finished; continue it with --resume"));
@@ -137,5 +145,68 @@ impl TrainedText {
             None => Ok(String::new()),
         });
         Ok((best.collect::<Result<_>>()?, cut))
+    }
+
+    /// A split of a generation task: from `file` or under `data` if one is given, else from the files of the run. `task` is
+    /// for a run that was trained on other pairs.
+    ///
+    /// # Errors
+    /// If the run and `task` do not agree or neither names a task; the first thing wrong with the files, with its line.
+    pub fn corpus(
+        &self,
+        task: Option<GenerationTask>,
+        split: Split,
+        data: Option<&Path>,
+        file: Option<&Path>,
+    ) -> Result<Corpus> {
+        let (own, dir) = match &self.settings.data {
+            DataSource::Generation { dir } => (Some(GenerationTask::find(&self.settings.task)?), Some(dir.as_path())),
+            _ => (None, None),
+        };
+        let task = match (own, task) {
+            (Some(own), Some(task)) if own != task => {
+                return Err(Error::argument("--task", format!("the run is of {own}, not of {task}")));
+            }
+            (own, task) => own
+                .or(task)
+                .ok_or_else(|| Error::argument("--task", "e2e, dart or webnlg is needed for this run"))?,
+        };
+        match (file, data.or(dir)) {
+            (Some(file), _) => task.load_file(file, split),
+            (None, Some(dir)) => task.load(dir, split),
+            (None, None) => Err(Error::argument("--data", "a directory is needed for this run")),
+        }
+    }
+
+    /// The prompts of a corpus for this model, with room for the texts of `writing`.
+    ///
+    /// # Errors
+    /// If there is no room for a prompt.
+    pub fn prompts(&self, corpus: &Corpus, writing: &Writing) -> Result<Prompts> {
+        let max_length = self.settings.max_length.min(self.model.config().max_positions);
+        writing.validate(max_length)?;
+        Prompts::new(corpus, &self.codec, max_length, writing)
+    }
+
+    /// A text for each prompt at a rank, one line each; `None` if the observer asked to stop.
+    ///
+    /// # Errors
+    /// If the settings are not usable or the rank is not one of the run's.
+    pub fn write_all(
+        &self,
+        prompts: &Prompts,
+        rank: Option<usize>,
+        settings: &GenerateSettings,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<String>>> {
+        let rank = self.rank(rank)?;
+        let mut keep = |_: &[String]| Ok(());
+        let writer = write::Writer {
+            model: &self.model,
+            codec: &self.codec,
+            rank,
+            settings,
+        };
+        writer.write(prompts, Vec::new(), observer, &mut keep)
     }
 }

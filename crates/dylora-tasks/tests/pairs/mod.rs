@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dylora_tasks::nn::tensor::{DType, Device};
 use dylora_tasks::nn::{Gpt2Config, Gpt2LanguageModel, Method, save_tensors};
@@ -26,6 +26,30 @@ fn letter(byte: u32) -> String {
     char::from_u32(code).map(String::from).unwrap_or_default()
 }
 
+/// A model directory with random weights, for texts of so many tokens.
+pub(crate) fn write_model(model: &Path, positions: usize) -> Loaded<()> {
+    fs::create_dir(model)?;
+    let names = (0..=255).map(letter).chain(["<|endoftext|>".to_owned()]);
+    let vocabulary: serde_json::Map<_, _> = names.enumerate().map(|(id, name)| (name, id.into())).collect();
+    fs::write(model.join("vocab.json"), serde_json::to_string(&vocabulary)?)?;
+    fs::write(model.join("merges.txt"), "#version: 0.2\n")?;
+    let config = Gpt2Config {
+        vocab_size: END + 1,
+        max_positions: positions,
+        hidden_size: 32,
+        num_layers: 2,
+        num_heads: 4,
+        intermediate_size: 64,
+        eos_token_id: END,
+        initializer_range: 0.3,
+        ..Gpt2Config::small()
+    }
+    .with_dropout(0.05);
+    fs::write(model.join("config.json"), config.to_json())?;
+    let random = Gpt2LanguageModel::new(&Device::cpu(), DType::F32, &config, None, None, 1)?;
+    Ok(save_tensors(&model.join("model.safetensors"), &random.merge(0)?, &[])?)
+}
+
 /// A model directory with random weights, and two files of pairs.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
@@ -34,27 +58,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new() -> Loaded<Self> {
         let dir = tempfile::tempdir()?;
-        let model = dir.path().join("model");
-        fs::create_dir(&model)?;
-        let names = (0..=255).map(letter).chain(["<|endoftext|>".to_owned()]);
-        let vocabulary: serde_json::Map<_, _> = names.enumerate().map(|(id, name)| (name, id.into())).collect();
-        fs::write(model.join("vocab.json"), serde_json::to_string(&vocabulary)?)?;
-        fs::write(model.join("merges.txt"), "#version: 0.2\n")?;
-        let config = Gpt2Config {
-            vocab_size: END + 1,
-            max_positions: 40,
-            hidden_size: 32,
-            num_layers: 2,
-            num_heads: 4,
-            intermediate_size: 64,
-            eos_token_id: END,
-            initializer_range: 0.3,
-            ..Gpt2Config::small()
-        }
-        .with_dropout(0.05);
-        fs::write(model.join("config.json"), config.to_json())?;
-        let random = Gpt2LanguageModel::new(&Device::cpu(), DType::F32, &config, None, None, 1)?;
-        save_tensors(&model.join("model.safetensors"), &random.merge(0)?, &[])?;
+        write_model(&dir.path().join("model"), 40)?;
         let place = Place { dir };
         let pairs = |count: usize| -> String {
             let line = |i: usize| {

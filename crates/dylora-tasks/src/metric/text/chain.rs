@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::meteor::{Data, Meteor, Stage};
 use super::{Corpus, bleu, check_pairs, cider, nist, rouge, ter, tokenise};
 use crate::error::{Error, Result};
+use crate::generation::GenerationTask;
 
 /// Most references of a segment that the WebNLG and DART scorer is given.
 const MAX_REFERENCES: usize = 6;
@@ -28,6 +29,23 @@ impl Chain {
     /// All chains.
     pub const ALL: [Chain; 3] = [Chain::E2e, Chain::Webnlg, Chain::Dart];
 
+    /// The chain of a task.
+    pub fn of(task: GenerationTask) -> Self {
+        match task {
+            GenerationTask::E2e => Chain::E2e,
+            GenerationTask::Dart => Chain::Dart,
+            GenerationTask::WebNlg => Chain::Webnlg,
+        }
+    }
+
+    /// The metrics in the official order.
+    pub fn metrics(self) -> &'static [TextMetric] {
+        match self {
+            Chain::E2e => &E2E_METRICS,
+            Chain::Webnlg | Chain::Dart => &EVAL_METRICS,
+        }
+    }
+
     /// `e2e`, `webnlg` or `dart`.
     pub fn name(self) -> &'static str {
         match self {
@@ -42,6 +60,24 @@ impl Chain {
     /// # Errors
     /// What [`Corpus::new`] refuses; a metric that is not defined; a METEOR table that cannot be read.
     pub fn score<H: AsRef<str>, R: AsRef<str>>(
+        self,
+        hypotheses: &[H],
+        references: &[Vec<R>],
+        data: Option<&Data>,
+    ) -> Result<Report> {
+        let mut report = self.judge(hypotheses, references, data)?;
+        match report.undefined.pop() {
+            None => Ok(report),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// As [`Chain::score`], but a metric that is not defined is not a number, and [`Report::undefined`] says why: what a badly
+    /// trained model writes may be without a word.
+    ///
+    /// # Errors
+    /// As [`Chain::score`], but for metrics that are not defined.
+    pub fn judge<H: AsRef<str>, R: AsRef<str>>(
         self,
         hypotheses: &[H],
         references: &[Vec<R>],
@@ -67,8 +103,48 @@ impl FromStr for Chain {
     }
 }
 
+/// A metric of a chain.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextMetric {
+    /// Its official name.
+    pub name: &'static str,
+    /// The official value times this is what tables print.
+    pub scale: f64,
+    /// Digits after the point in tables.
+    pub decimals: usize,
+    /// Whether less is better.
+    pub is_error: bool,
+}
+
+const fn metric(name: &'static str, scale: f64, decimals: usize) -> TextMetric {
+    TextMetric {
+        name,
+        scale,
+        decimals,
+        is_error: false,
+    }
+}
+
+const E2E_METRICS: [TextMetric; 5] = [
+    metric("BLEU", 100.0, 2),
+    metric("NIST", 1.0, 2),
+    metric("METEOR", 100.0, 2),
+    metric("ROUGE_L", 100.0, 2),
+    metric("CIDEr", 1.0, 2),
+];
+
+/// The scorer gives BLEU in percent and the others as shares.
+const EVAL_METRICS: [TextMetric; 3] = [
+    metric("BLEU", 1.0, 2),
+    metric("METEOR", 1.0, 3),
+    TextMetric {
+        is_error: true,
+        ..metric("TER", 1.0, 3)
+    },
+];
+
 /// What a chain gives.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Report {
     /// The chain.
     pub chain: Chain,
@@ -80,6 +156,8 @@ pub struct Report {
     pub meteor_stages: Vec<Stage>,
     /// The stages that did not, each with the file that it lacks.
     pub meteor_missing: Vec<(Stage, String)>,
+    /// Why a metric is not a number.
+    pub undefined: Vec<Error>,
 }
 
 impl Report {
@@ -154,18 +232,20 @@ fn e2e<H: AsRef<str>, R: AsRef<str>>(hypotheses: &[H], references: &[Vec<R>], da
     let (words, reference_words) = prepare(hypotheses, references, |text| tokenise::ptb(text).join(" "));
     let ptb = Corpus::new(&words, &reference_words, tokenise::ascii_words)?;
     let meteor = meteor(&words, &reference_words, data)?;
+    let mut undefined = Vec::new();
     Ok(Report {
         chain: Chain::E2e,
         segments: hypotheses.len(),
         values: vec![
             ("BLEU", Some(bleu::corpus_counts(&mteval).mteval(0.0))),
-            ("NIST", Some(nist::nist(&mteval)?)),
+            ("NIST", Some(or_nan(nist::nist(&mteval), &mut undefined)?)),
             ("METEOR", meteor.value),
             ("ROUGE_L", Some(rouge::rouge_l(&ptb))),
             ("CIDEr", Some(cider::cider(&ptb))),
         ],
         meteor_stages: meteor.stages,
         meteor_missing: meteor.missing,
+        undefined,
     })
 }
 
@@ -185,17 +265,31 @@ fn generation_eval<H: AsRef<str>, R: AsRef<str>>(
     let (words, reference_words) = prepare(&lines, &reference_lines, tokenise::treebank);
     let plain = Corpus::new(&words, &reference_words, tokenise::python_words)?;
     let meteor = meteor(&words, &reference_words, data)?;
+    let mut undefined = Vec::new();
+    let bleu = bleu::corpus_counts(&detok).multi_bleu().map(|found| found.bleu);
     Ok(Report {
         chain,
         segments: hypotheses.len(),
         values: vec![
-            ("BLEU", Some(bleu::corpus_counts(&detok).multi_bleu()?.bleu)),
+            ("BLEU", Some(or_nan(bleu, &mut undefined)?)),
             ("METEOR", meteor.value),
             ("TER", Some(ter::ter(&plain))),
         ],
         meteor_stages: meteor.stages,
         meteor_missing: meteor.missing,
+        undefined,
     })
+}
+
+/// A number, or what is not one with the reason kept.
+fn or_nan(value: Result<f64>, undefined: &mut Vec<Error>) -> Result<f64> {
+    match value {
+        Err(error @ Error::Undefined { .. }) => {
+            undefined.push(error);
+            Ok(f64::NAN)
+        }
+        other => other,
+    }
 }
 
 /// All texts through one function.
