@@ -98,9 +98,6 @@ fn judge_texts(args: &Args) -> Result<(), Failure> {
     let corpus = trained.corpus(None, writing.split, None, args.file.as_deref())?;
     let prompts = trained.prompts(&corpus, &writing)?;
     let mut progress = Progress::new()?;
-    if prompts.truncated.prompts > 0 {
-        progress.event(&Event::Remark(&prompts.truncated.to_string()));
-    }
     progress.event(&Event::Evaluating {
         ranks: ranks.len(),
         rows: prompts.len(),

@@ -1,7 +1,7 @@
 //! Shows the runs of a plan, several at a time: a bar for the whole and one for each run on a terminal, plain lines
 //! elsewhere, all on stderr.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use dylora_tasks::record::{RankName, Record};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
-use crate::progress::{LINE_EVERY, duration, watch_interrupt};
+use crate::progress::{LINE_EVERY, cut, duration, watch_interrupt};
 
 /// Watches all runs of a plan.
 pub(crate) struct PlanProgress {
@@ -37,6 +37,8 @@ struct State {
     runs: usize,
     ended: usize,
     last_line: Instant,
+    /// What was said of the data: runs of the same data have the same to say.
+    said: BTreeSet<String>,
 }
 
 /// Time left, from the work that is done and the time it took.
@@ -102,6 +104,7 @@ impl PlanProgress {
                 runs: estimate.runs.len(),
                 ended: 0,
                 last_line: now,
+                said: BTreeSet::new(),
             }),
         })
     }
@@ -122,6 +125,13 @@ impl PlanProgress {
             // What cannot be shown is no reason to stop.
             Some(bars) => drop(bars.all.println(line)),
             None => anstream::eprintln!("{line}"),
+        }
+    }
+
+    fn say_once(&self, state: &mut State, line: String) {
+        if !state.said.contains(&line) {
+            self.say(&line);
+            state.said.insert(line);
         }
     }
 
@@ -251,6 +261,8 @@ impl Observer for RunProgress<'_> {
                     bar
                 });
             }
+            Event::Cut { path, texts } => self.plan.say_once(&mut state, cut(path, texts)),
+            Event::Remark(words) => self.plan.say_once(&mut state, words.to_owned()),
             Event::Step { step, epoch, loss, .. } => {
                 let of = self.steps;
                 state.advance(&self.name, self.step, || format!("step {step} of {of}"));

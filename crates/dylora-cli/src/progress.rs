@@ -1,6 +1,7 @@
 //! Shows a run: bars on a terminal, plain lines elsewhere, both on stderr. Ctrl-C asks the run to stop after its step.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -238,10 +239,7 @@ impl Observer for Progress {
                     None => {}
                 }
             }
-            Event::Cut { path, texts } => self.say(&format!(
-                "{}: {texts} texts were longer than the model or --max-length allow and were cut",
-                path.display()
-            )),
+            Event::Cut { path, texts } => self.say(&cut(path, texts)),
             Event::Remark(words) => self.say(words),
             Event::EpochEnd { epoch, loss } if !self.terminal => {
                 self.say(&format!("epoch {epoch}: mean loss {loss:.4}"));
@@ -276,6 +274,14 @@ impl Observer for Progress {
     fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+}
+
+/// That texts of a file were cut.
+pub(crate) fn cut(path: &Path, texts: usize) -> String {
+    format!(
+        "{}: {texts} texts were longer than the model or --max-length allow and were cut",
+        path.display()
+    )
 }
 
 /// `438 days`, `2 h 05 min`, `12 min`, `8 s`.

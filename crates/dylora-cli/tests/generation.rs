@@ -225,6 +225,7 @@ fn each_task_becomes_a_table_and_is_not_run_twice() -> TestResult {
         for words in [
             &format!("reproduce {task}: 4 runs (1 tasks x 2 methods x 2 seeds)"),
             "4 of 4 runs to do",
+            &format!("the test split of {task} is partial: 136 of "),
             " texts in evaluation)",
         ] {
             assert!(said_first.contains(words), "{words:?} is not in {said_first}");

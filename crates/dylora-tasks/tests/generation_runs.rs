@@ -410,12 +410,18 @@ fn a_prompt_longer_than_the_context_is_cut_and_counted() -> TestResult {
         ..official.settings(GenerationTask::E2e, Method::Lora)
     };
     let mut watch = Watch::default();
-    finished(train(
+    let record = finished(train(
         &settings,
         &official.path("run"),
         RunOptions::default(),
         &mut watch,
     )?)?;
+    let lost = format!("of the test split, 1 of {} prompts did not fit", PROMPTS + 1);
+    assert!(
+        record.notes.iter().any(|note| note.starts_with(&lost)),
+        "{:?}",
+        record.notes
+    );
     let cut = format!("1 of {}", path.display());
     assert!(watch.heard.contains(&cut), "{:?}", watch.heard);
     let texts = read_hypotheses(&official.path("run/texts/rank-2.txt"))?;

@@ -91,6 +91,15 @@ impl Prompts {
             scores: Scores::default(),
             notes: Vec::new(),
         };
+        if self.truncated.prompts > 0 {
+            judgement.notes.push(format!(
+                "of the {} split, {} of {} prompts did not fit into the context and lost {} tokens at their beginning",
+                self.split,
+                self.truncated.prompts,
+                self.len(),
+                self.truncated.tokens
+            ));
+        }
         self.judge_part(&mut judgement, texts, meteor, None)?;
         let has = |seen: bool| self.seen.contains(&Some(seen));
         if has(true) && has(false) {
