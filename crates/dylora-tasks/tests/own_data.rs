@@ -134,7 +134,7 @@ fn own_files_that_are_wrong_say_where() {
         (
             "train.txt",
             "a",
-            "train.txt: the name does not end in .csv, .tsv or .jsonl",
+            "train.txt: the name does not end in .csv, .tsv, .jsonl or .parquet",
         ),
     ] {
         assert_eq!(sentence(own(name, text, &columns)), expected, "{text:?}");

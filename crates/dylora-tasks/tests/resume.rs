@@ -138,6 +138,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint_or_from_the_start() -> TestResu
             "adapter.safetensors",
             "model",
             "record.json",
+            "run.toml",
             "settings.json",
             "task.json"
         ]
