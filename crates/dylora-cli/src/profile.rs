@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use dylora_tasks::experiment::{FULL_LR, PAPER_SEEDS, PAPER_TEXT_SEEDS, Plan};
 use dylora_tasks::generation::GenerationTask;
-use dylora_tasks::mini;
 use dylora_tasks::nn::{EncoderConfig, Family, Gpt2Config, Method, Update};
 use dylora_tasks::settings::{DataSource, Optimizer, TrainSettings};
 use dylora_tasks::table::Caption;
@@ -29,6 +28,12 @@ const MINI_FULL_LR: f64 = 5e-4;
 const MINI_SEEDS: [u64; 2] = [PAPER_SEEDS[0], PAPER_SEEDS[1]];
 /// Most tokens of a row.
 const MINI_MAX_LENGTH: usize = 128;
+/// The same of a generation task; so few steps want a higher rate, a shorter warm-up, ranks that move one at a time, and no
+/// dropout in the base model.
+const MINI_TEXT_EPOCHS: u32 = 2;
+const MINI_TEXT_LR: f64 = 4e-3;
+const MINI_TEXT_WARMUP_STEPS: u64 = 50;
+const MINI_TEXT_BATCH_SIZE: usize = 16;
 /// What a person should expect before anything is measured.
 const MINI_TIME: &str = "about 10 min on two cores";
 
@@ -212,8 +217,11 @@ impl Profile {
                 recipe.max_length = MINI_MAX_LENGTH;
             }
             (Profile::Mini, Subject::Text(_)) => {
-                mini::apply_text_recipe(&mut recipe);
-                // So few steps want ranks that move one at a time.
+                recipe.epochs = MINI_TEXT_EPOCHS;
+                recipe.lr = MINI_TEXT_LR;
+                recipe.warmup_steps = Some(MINI_TEXT_WARMUP_STEPS);
+                recipe.batch_size = MINI_TEXT_BATCH_SIZE;
+                recipe.dropout = Some(0.0);
                 recipe.update = Update::Slice;
                 recipe.optimizer = Optimizer::Torch;
             }

@@ -492,7 +492,8 @@ impl TrainSettings {
                     }
                 }
                 ("initial_adapter", path) => line("adapter", path),
-                ("label_smoothing", _) => {}
+                // What is written once a run is trained is `eval`'s matter.
+                ("label_smoothing" | "writing", _) => {}
                 (name, value) => line(name, value),
             }
         }
