@@ -180,10 +180,11 @@ fn further(subject: &Subject, untold: &mut Untold<'_>, draw: &mut Draw) -> Optio
         (_, 3) => subject.name.clone(),
         (gender, _) => gender.pronoun().to_owned(),
     };
-    if untold.0.len() > 1 && draw.chance(15) {
-        if let Some(phrase) = untold.phrase(draw) {
-            return untold.verbs(1, draw).map(|verbs| format!("{phrase}, {who} {verbs}"));
-        }
+    if untold.0.len() > 1
+        && draw.chance(15)
+        && let Some(phrase) = untold.phrase(draw)
+    {
+        return untold.verbs(1, draw).map(|verbs| format!("{phrase}, {who} {verbs}"));
     }
     let also = if draw.chance(15) { "also " } else { "" };
     untold.verbs(3, draw).map(|verbs| match verbs.strip_prefix("is ") {

@@ -7,8 +7,8 @@
 
 mod data;
 mod job;
-mod pass;
 mod judge;
+mod pass;
 mod trained;
 mod trainer;
 mod write;
