@@ -72,7 +72,7 @@ struct Gradients {
 impl Gradients {
     /// Many keys at a time read shared memory least, few leave more blocks to a multiprocessor, which is faster where a
     /// sequence is two blocks of them at most, and give work to more multiprocessors where there are few heads.
-    fn of(dim: usize, heads: usize, keys: &Segments, multiprocessors: usize) -> Self {
+    fn of(cuda: &Cuda, dim: usize, heads: usize, keys: &Segments) -> Self {
         let new = |kernel, sum, keys, warps, blocks| Gradients {
             kernel,
             sum,
@@ -88,7 +88,7 @@ impl Gradients {
         };
         let mean = keys.tokens().div_ceil(keys.count().max(1));
         let busy = heads * keys.count() * keys.longest().div_ceil(many.keys);
-        if mean <= 128 || busy < multiprocessors {
+        if mean <= 128 || busy < cuda.multiprocessors() || many.shared(dim) > undeclared(cuda) {
             few
         } else {
             many
@@ -298,7 +298,7 @@ fn backward(
         ..sizes(OP, cuda, settings, width, at)?
     };
     if let Some(source) = tensor_cores(dtype, dim) {
-        let form = Gradients::of(dim, heads, settings.keys, cuda.multiprocessors());
+        let form = Gradients::of(cuda, dim, heads, settings.keys);
         let passes = settings.keys.longest().div_ceil(form.keys);
         // Where there are fewer heads than multiprocessors, several blocks share a head's keys.
         let splits = (cuda.multiprocessors() / (heads * count).max(1)).clamp(1, passes.max(1));
