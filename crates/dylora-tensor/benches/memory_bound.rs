@@ -112,7 +112,11 @@ fn main() -> Result<()> {
                 rank,
                 scale: 2.0,
             };
-            let paths = [0, 2 * WIDTH].map(|column| StackedPath { low, column, dropout: None });
+            let paths = [0, 2 * WIDTH].map(|column| StackedPath {
+                low,
+                column,
+                dropout: None,
+            });
             time(
                 device,
                 &format!("low-rank paths, rank {rank}"),
