@@ -34,8 +34,8 @@ impl Texts {
     /// [`filled_loss`](dylora_nn::Gpt2LanguageModel::filled_loss) leaves out, and its dropout comes behind that of the others.
     ///
     /// # Errors
-    /// If a text has no token before those to be predicted, there is nothing to predict, or there are more tokens than an
-    /// `i32` counts.
+    /// If a text has no token before those to be predicted or is longer than the model's positions, there is nothing to
+    /// predict, or there are more tokens than an `i32` counts.
     pub(super) fn new(part: &[&EncodedPair], config: &Gpt2Config, filled: bool) -> Result<Self> {
         let mut texts = Texts {
             ids: Vec::new(),
@@ -56,6 +56,16 @@ impl Texts {
                 return Err(Error::argument(
                     "texts",
                     format!("{predicted} tokens to predict of text {index}, which has {}", ids.len()),
+                ));
+            }
+            if ids.len() - 1 > config.max_positions {
+                return Err(Error::argument(
+                    "texts",
+                    format!(
+                        "a text of {} tokens is longer than the {} positions of the model",
+                        ids.len() - 1,
+                        config.max_positions
+                    ),
                 ));
             }
             texts.targets.extend_from_slice(&ids[ids.len() - predicted..]);
@@ -171,7 +181,7 @@ mod tests {
         let pairs = [pair(65, 64)];
         let part: Vec<&EncodedPair> = pairs.iter().collect();
         assert_eq!(sizes(&Texts::new(&part, &config, true)?), [64, 2, 64, 64]);
-        for wrong in [pair(3, 3), pair(3, 0)] {
+        for wrong in [pair(3, 3), pair(3, 0), pair(1026, 5)] {
             assert!(Texts::new(&[&wrong], &config, true).is_err());
         }
         Ok(())
