@@ -1,5 +1,7 @@
 //! The one tensor type: contiguous, row-major, up to four dimensions, element type and device known at run time.
 
+mod later;
+
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
@@ -10,6 +12,9 @@ use crate::device::{Cpu, Device};
 use crate::dtype::{DType, Elem, Storage};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
+
+use later::Arrival;
+pub use later::Later;
 
 /// A contiguous row-major array on a device.
 ///
@@ -81,41 +86,6 @@ impl<T: Elem> Write<'_, T> {
     pub(crate) fn slice(&mut self) -> &mut [T] {
         let range = self.range.clone();
         T::view_mut(&mut self.guard).map_or(&mut [], |all| &mut all[range])
-    }
-}
-
-/// Elements on their way to the host: what [`Tensor::to_host_later`] gives.
-pub struct Later(Arrival);
-
-enum Arrival {
-    Here(Vec<f64>),
-    OnItsWay(cuda::Arriving),
-}
-
-impl Later {
-    /// Whether the elements are here already, as they always are from the CPU.
-    pub fn is_here(&self) -> bool {
-        matches!(self.0, Arrival::Here(_))
-    }
-
-    /// Waits for the elements, as f64.
-    ///
-    /// # Errors
-    /// What a GPU reports about the work before the copy.
-    pub fn wait(self) -> Result<Vec<f64>> {
-        match self.0 {
-            Arrival::Here(values) => Ok(values),
-            Arrival::OnItsWay(arriving) => Ok(arriving.wait()?.into_iter().map(f64::from).collect()),
-        }
-    }
-}
-
-impl std::fmt::Debug for Later {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
-            Arrival::Here(_) => "elements on the host",
-            Arrival::OnItsWay(_) => "elements on their way to the host",
-        })
     }
 }
 
@@ -706,43 +676,4 @@ impl Drop for Pooled<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn views_share_memory_and_stay_in_bounds() -> Result<()> {
-        let device = Device::cpu();
-        let t = Tensor::from_slice(&device, &[0, 1, 2, 3, 4, 5], &[3, 2])?;
-        let last = t.rows(1..3)?.rows(1..2)?;
-        assert_eq!(last.shape(), [1, 2]);
-        assert_eq!(last.to_vec::<i32>()?, [4, 5]);
-        last.write(&[7, 8])?;
-        assert_eq!(t.reshape(&[6])?.to_vec::<i32>()?, [0, 1, 2, 3, 7, 8]);
-        assert!(t.rows(2..4).is_err());
-        assert!(t.reshape(&[4]).is_err());
-        assert!(Tensor::from_slice(&device, &[1.0f32], &[2]).is_err());
-        assert!(Tensor::zeros(&device, DType::F32, &[1, 1, 1, 1, 1]).is_err());
-        assert_eq!(t.copy_from(&t), Err(Error::Aliased { op: "copy_from" }));
-        Ok(())
-    }
-
-    #[test]
-    fn types_convert_by_rounding_once() -> Result<()> {
-        let device = Device::cpu();
-        let t = Tensor::from_slice(&device, &[1.0f32 + 1.0 / 128.0, -3.0], &[2])?;
-        assert_eq!(t.to_dtype(DType::Bf16)?.to_f64_vec()?, [1.0078125, -3.0]);
-        assert_eq!(t.to_dtype(DType::F64)?.to_vec::<f64>()?, [1.0078125, -3.0]);
-        assert!(t.to_dtype(DType::I32).is_err());
-        assert!(t.to_vec::<f64>().is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn empty_tensors_are_legal() -> Result<()> {
-        let device = Device::cpu();
-        let t = Tensor::zeros(&device, DType::F64, &[0, 3])?;
-        assert!(t.is_empty() && t.rows(0..0)?.is_empty());
-        assert_eq!(t.to_vec::<f64>()?, []);
-        Ok(())
-    }
-}
+mod tests;
