@@ -25,8 +25,8 @@ const ALPHA: f64 = 12.0;
 const TOLERANCE: f64 = 1e-5;
 
 enum Model {
-    Encoder(SequenceClassifier),
-    Gpt2(Gpt2LanguageModel),
+    Encoder(Box<SequenceClassifier>),
+    Gpt2(Box<Gpt2LanguageModel>),
 }
 
 struct Case {
@@ -61,18 +61,18 @@ impl Case {
         Ok(if self.is_gpt2() {
             let config = Gpt2Config::from_file(&config)?.with_dropout(0.0);
             let adapter = adapter.as_ref();
-            Model::Gpt2(Gpt2LanguageModel::new(
+            Model::Gpt2(Box::new(Gpt2LanguageModel::new(
                 &device,
                 DType::F32,
                 &config,
                 adapter,
                 Some(&source),
                 3,
-            )?)
+            )?))
         } else {
             let config = EncoderConfig::from_file(&config)?.with_dropout(0.0);
             let adapter = adapter.as_ref();
-            Model::Encoder(SequenceClassifier::new(
+            Model::Encoder(Box::new(SequenceClassifier::new(
                 &device,
                 DType::F32,
                 &config,
@@ -80,7 +80,7 @@ impl Case {
                 adapter,
                 Some(&source),
                 3,
-            )?)
+            )?))
         })
     }
 

@@ -1,3 +1,5 @@
+//! Views, conversions and empty tensors.
+
 use super::*;
 
 #[test]
