@@ -8,6 +8,7 @@ use std::time::Instant;
 use dylora_tasks::evaluate::{Prediction, TrainedModel};
 use dylora_tasks::prepare::task_name;
 use dylora_tasks::run_dir::write_text;
+use dylora_tasks::settings::DataSource;
 use dylora_tasks::task::Split;
 
 use crate::args::{DeviceArgs, word};
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// The run's task, to be sure that it is the one you mean
     #[arg(long)]
     task: Option<String>,
-    /// train, dev, dev-mismatched or test [default: dev; test, which has no labels, for --file -]
+    /// train, dev, dev-mismatched or test [default: dev; test, which has no labels, for --file - and for your own files]
     #[arg(long, value_name = "SPLIT", value_parser = word::<Split>)]
     split: Option<Split>,
     /// A file with rows laid out as the split is, in place of the data that the run was trained on; - reads a pipe and answers as rows come
@@ -76,7 +77,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             }
         }
         file => {
-            let rows = model.rows(args.split.unwrap_or(Split::Dev), file)?;
+            // Labels of one's own file are of no use here, and need not be there.
+            let own = file.is_some() && matches!(model.settings.data, DataSource::Files { .. });
+            let default = if own { Split::Test } else { Split::Dev };
+            let rows = model.rows(args.split.unwrap_or(default), file)?;
             table.timed(rows.len(), || Ok(model.predict(&rows, args.rank)?))?;
         }
     }

@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Write a checkpoint every N steps
     #[arg(long, value_name = "N", default_value_t = 1000)]
     checkpoint_every: u64,
+    /// A TOML file with flags of this command, as a pre-training leaves in its pretrain.toml; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print the record as JSON
     #[arg(long)]
     json: bool,

@@ -15,6 +15,9 @@ use crate::failure::Failure;
 /// Seconds between plain lines within an epoch.
 pub(crate) const LINE_EVERY: Duration = Duration::from_secs(15);
 
+/// Labels that are counted before training.
+const LABELS: usize = 20;
+
 pub(crate) struct Progress {
     stop: Arc<AtomicBool>,
     bar: Option<ProgressBar>,
@@ -196,11 +199,15 @@ impl Observer for Progress {
                 max_length,
                 at_limit,
             } => {
-                let parts: Vec<_> = labels
+                let mut parts: Vec<_> = labels
                     .labels
                     .iter()
+                    .take(LABELS)
                     .map(|(name, rows)| format!("{name} {rows} ({})", percent(*rows, labels.rows)))
                     .collect();
+                if let Some(more) = labels.labels.len().checked_sub(LABELS + 1) {
+                    parts.push(format!("and {} more", more + 1));
+                }
                 self.say(&format!("training rows by label: {}", parts.join(", ")));
                 let cut = match at_limit {
                     0 => String::new(),

@@ -569,6 +569,12 @@ fn a_model_is_pretrained_on_text_and_then_trained_on_a_task() -> TestResult {
     let record: Value = serde_json::from_str(&stdout(&pretrain(&["--text", &text, "--json"])))?;
     assert_eq!(record["steps"], 3);
     assert_eq!(record["evaluations"][0]["step"], 3);
+    let (file, again) = (format!("{out}/pretrain.toml"), format!("{out}-again"));
+    stdout(&dylora(["pretrain", "--config", &file, "--out", &again]));
+    for name in ["model.safetensors", "tokenizer.json", "pretrain.toml"] {
+        let read = |dir: &str| fs::read(std::path::Path::new(dir).join(name));
+        assert_eq!(read(&out)?, read(&again)?, "{name}");
+    }
     let message = sentence(&pretrain(&["--text", &text]), 1);
     assert!(message.contains("already holds a pre-training"), "{message}");
     let again: Value = serde_json::from_str(&stdout(&pretrain(&["--resume", "--json"])))?;

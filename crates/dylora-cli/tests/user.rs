@@ -208,7 +208,7 @@ fn a_run_is_moved_and_used_without_its_data() -> TestResult {
     fs::write(&rows, "say\nthe cat sat\nthe dog ran\n")?;
     let predict = |run: &Path, more: &[&str]| {
         let (run, rows) = (text(run), text(&rows));
-        let words = ["predict", "--run", &run, "--split", "test", "--file", &rows];
+        let words = ["predict", "--run", &run, "--file", &rows];
         dylora(&[&words[..], more].concat())
     };
     let before = stdout(&predict(&run, &[]));

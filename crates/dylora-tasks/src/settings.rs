@@ -267,6 +267,18 @@ pub struct TrainSettings {
     pub precision: Precision,
 }
 
+/// `name = value` for a flag of this name; nothing for a setting that keeps its default.
+pub(crate) fn toml_line(name: &str, value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Null => return None,
+        // Larger than TOML's integers.
+        Value::Number(number) if number.as_i64().is_none() && number.is_u64() => format!("\"{number}\""),
+        // JSON's strings, numbers and lists of strings are TOML's too.
+        other => other.to_string(),
+    };
+    Some(format!("{} = {text}", name.replace('_', "-")))
+}
+
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
@@ -466,16 +478,7 @@ impl TrainSettings {
     /// The text of a file for `dylora train --config` that repeats a run: a flag's name and its value on each line.
     pub fn to_toml(&self) -> String {
         let mut lines = vec!["# dylora train --config THIS_FILE --out NEW_RUN".to_owned()];
-        let mut line = |name: &str, value: &Value| {
-            let text = match value {
-                Value::Null => return,
-                // Larger than TOML's integers.
-                Value::Number(number) if number.as_i64().is_none() && number.is_u64() => format!("\"{number}\""),
-                // JSON's strings, numbers and lists of strings are TOML's too.
-                other => other.to_string(),
-            };
-            lines.push(format!("{} = {text}", name.replace('_', "-")));
-        };
+        let mut line = |name: &str, value: &Value| lines.extend(toml_line(name, value));
         let Ok(Value::Object(fields)) = serde_json::to_value(self) else {
             return String::new();
         };

@@ -281,7 +281,11 @@ fn a_run_is_the_same_wherever_it_is_stopped_and_on_any_number_of_threads() -> Te
             .map(|entry| Ok(entry?.file_name()))
             .collect::<std::io::Result<_>>()?;
         left.sort();
-        let mut all: Vec<_> = files.iter().copied().chain(["pretrain.json"]).collect();
+        let mut all: Vec<_> = files
+            .iter()
+            .copied()
+            .chain(["pretrain.json", "pretrain.toml"])
+            .collect();
         all.sort_unstable();
         assert_eq!(left, all);
         // Finished: only read.

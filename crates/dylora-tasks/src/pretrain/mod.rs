@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | `tokenizer.json`, `tokenizer_config.json` | byte-level BPE learned from the text | before the first step |
 //! | `config.json` | the encoder's sizes | before the first step |
+//! | `pretrain.toml` | the same as flags of `dylora pretrain`, for one that repeats it | before the first step |
 //! | `pretrain-settings.json` | [`PretrainSettings`] and what the text is | before the first step; removed at the end |
 //! | `checkpoint.safetensors` | weights, both moments, position | now and then; removed at the end |
 //! | `model.safetensors` | encoder and language-model head | at the end |
@@ -130,7 +131,15 @@ impl ModelDir {
                 "already holds a pre-training; continue it with --resume, or choose another directory",
             ));
         }
-        prepare_new(path, &["tokenizer.json", "tokenizer_config.json", "config.json"])?;
+        prepare_new(
+            path,
+            &[
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "config.json",
+                "pretrain.toml",
+            ],
+        )?;
         Ok(dir)
     }
 
@@ -203,6 +212,7 @@ impl Session {
             &vocabulary::tokenizer_config(settings.model_type, settings.max_positions),
         )?;
         write_text(&dir.0.join("config.json"), &(session.config.to_json() + "\n"))?;
+        write_text(&dir.0.join("pretrain.toml"), &settings.to_toml())?;
         let begun = Begun {
             settings: settings.clone(),
             text: session.facts.clone(),

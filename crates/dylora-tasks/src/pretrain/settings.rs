@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::vocabulary::smallest;
 use crate::error::{Error, Result};
-use crate::settings::first_difference;
+use crate::settings::{first_difference, toml_line};
 
 /// Special tokens around and between the texts of a pair, and one token of each text.
 const SHORTEST_ROW: usize = 6;
@@ -93,6 +93,16 @@ pub struct PretrainSettings {
 }
 
 impl PretrainSettings {
+    /// The text of a file for `dylora pretrain --config` that repeats a pre-training.
+    pub fn to_toml(&self) -> String {
+        let mut lines = vec!["# dylora pretrain --config THIS_FILE --out NEW_MODEL".to_owned()];
+        if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self) {
+            lines.extend(fields.iter().filter_map(|(name, value)| toml_line(name, value)));
+        }
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
     /// The defaults for a text: a small encoder that two cores train in minutes.
     pub fn new(text: &Path) -> Self {
         PretrainSettings {
