@@ -17,10 +17,10 @@ pub(crate) fn write(out: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((model, data))
 }
 
-/// [`write`] of the embedded language model and a generation task's files.
+/// [`write()`] of the embedded language model and a generation task's files.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub(crate) fn write_text(out: &Path, task: GenerationTask) -> Result<(PathBuf, PathBuf)> {
     let runs = [task.name()];
     let model = place(out, "model", &runs, mini::write_causal_model)?;

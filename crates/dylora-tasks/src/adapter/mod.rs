@@ -2,7 +2,7 @@
 //!
 //! PEFT keeps one pair of factors per module and scales their product by `lora_alpha / r`, so an adapter cut to rank b is
 //! exported with r = b and the run's own alpha. GPT-2's `c_attn` is one module there and three layers with an adapter each
-//! here: [`Module`] is where the two meet. Sources: the files that `peft` 0.21 writes, and `loralib`'s `lora_state_dict`.
+//! here: `Module` is where the two meet. Sources: the files that `peft` 0.21 writes, and `loralib`'s `lora_state_dict`.
 
 mod config;
 mod export;

@@ -3,7 +3,7 @@
 use crate::cuda;
 use crate::error::Result;
 
-/// Elements on their way to the host: what [`Tensor::to_host_later`] gives.
+/// Elements on their way to the host: what [`Tensor::to_host_later`](crate::Tensor::to_host_later) gives.
 pub struct Later(pub(super) Arrival);
 
 pub(super) enum Arrival {
