@@ -191,6 +191,12 @@ impl WritingArgs {
         take!(beams, length_penalty, no_repeat_ngram, max_new_tokens);
         writing.max_prompts = self.max_prompts.or(writing.max_prompts);
     }
+
+    /// Whether any was given.
+    pub(crate) fn any(&self) -> bool {
+        let counts = [self.beams, self.no_repeat_ngram, self.max_new_tokens, self.max_prompts];
+        counts.iter().any(Option::is_some) || self.length_penalty.is_some()
+    }
 }
 
 /// METEOR's lists: from the directory that was given, else from what `dylora data fetch meteor` made, if it is there.

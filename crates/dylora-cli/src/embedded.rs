@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dylora_tasks::generation::GenerationTask;
+use dylora_tasks::generation::{self, GenerationTask};
 use dylora_tasks::{Error, Result, glue, mini};
 
 /// `out/model` and `out/data`, made if they are not there and made whole if a file is missing or another.
@@ -17,16 +17,19 @@ pub(crate) fn write(out: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((model, data))
 }
 
-/// [`write()`] of the embedded language model and a generation task's files.
+/// [`write()`] of the embedded language model and the files of generation tasks: `out/text-model` and `out/text-data`.
 ///
 /// # Errors
 /// As [`write()`].
-pub(crate) fn write_text(out: &Path, task: GenerationTask) -> Result<(PathBuf, PathBuf)> {
-    let runs = [task.name()];
-    let model = place(out, "model", &runs, mini::write_causal_model)?;
-    let data = place(out, "data", &runs, |dir| {
-        mini::write_generation_task(task, dir, mini::SEED)
-    })?;
+pub(crate) fn write_text(out: &Path, tasks: &[GenerationTask]) -> Result<(PathBuf, PathBuf)> {
+    let runs: Vec<&str> = generation::TASKS.iter().map(|task| task.name()).collect();
+    let model = place(out, "text-model", &runs, mini::write_causal_model)?;
+    let mut data = out.join("text-data");
+    for &task in tasks {
+        data = place(out, "text-data", &[task.name()], |dir| {
+            mini::write_generation_task(task, dir, mini::SEED)
+        })?;
+    }
     Ok((model, data))
 }
 

@@ -5,11 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use dylora_tasks::experiment::{FULL_LR, PAPER_SEEDS, PAPER_TEXT_SEEDS, Plan};
+use dylora_tasks::experiment::{FULL_LR, PAPER_SEEDS, PAPER_TEXT_SEEDS};
 use dylora_tasks::generation::GenerationTask;
 use dylora_tasks::nn::{EncoderConfig, Family, Gpt2Config, Method, Update};
 use dylora_tasks::settings::{DataSource, Optimizer, TrainSettings};
+use dylora_tasks::study::{Recipe, Sheet, Study};
 use dylora_tasks::table::Caption;
+use dylora_tasks::tables::{Kind, TableSpec};
 use dylora_tasks::task::Split;
 use serde_json::Value;
 
@@ -34,60 +36,27 @@ const MINI_TEXT_EPOCHS: u32 = 2;
 const MINI_TEXT_LR: f64 = 4e-3;
 const MINI_TEXT_WARMUP_STEPS: u64 = 50;
 const MINI_TEXT_BATCH_SIZE: usize = 16;
-/// What a person should expect before anything is measured.
-const MINI_TIME: &str = "about 10 min on two cores";
-
 /// From the rows of GLUE, 30 epochs, 5 seeds and the rows a second of `docs/benchmarks.md`.
 const PAPER_TIME: &str =
     "more than a year on two cores; a GPU, or a part such as --tasks rte,mrpc --seeds 10, takes less";
 
 /// What a person should expect of a generation task.
-const MINI_TEXT_TIME: &str = "a few minutes on two cores";
 const PAPER_TEXT_TIME: &str = "months on two cores; a GPU, or a part such as --seeds 10 --max-prompts 100, takes less";
 
-/// Which table is made.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Subject {
-    /// Table 2: an encoder on the GLUE tasks.
-    Glue,
-    /// Table 6 or 9: a language model on a generation task.
-    Text(GenerationTask),
-}
-
-impl Subject {
-    /// Its name on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Subject::Glue => "glue",
-            Subject::Text(task) => task.name(),
-        }
-    }
-
-    fn seeds(self) -> &'static [u64] {
-        match self {
-            Subject::Glue => &PAPER_SEEDS,
-            Subject::Text(_) => &PAPER_TEXT_SEEDS,
-        }
-    }
-
-    /// The paper's recipe on model and data in these directories.
-    fn recipe(self, model: &Path, data: &Path) -> TrainSettings {
-        match self {
-            Subject::Glue => TrainSettings::paper("", model, DataSource::Glue { dir: data.into() }),
-            Subject::Text(task) => TrainSettings::paper_generation(task, model, data),
-        }
-    }
-
-    fn data(self, dir: PathBuf) -> DataSource {
-        match self {
-            Subject::Glue => DataSource::Glue { dir },
-            Subject::Text(_) => DataSource::Generation { dir },
-        }
+/// The paper's recipe on model and data in these directories.
+fn paper_recipe(kind: Kind, model: &Path, data: &Path) -> TrainSettings {
+    match kind {
+        Kind::Glue => TrainSettings::paper("", model, DataSource::Glue { dir: data.into() }),
+        Kind::Text => TrainSettings::paper_generation(GenerationTask::E2e, model, data),
     }
 }
 
-const ADAPTERS: [Method; 3] = [Method::Lora, Method::DyLora, Method::DyLoraFrozen];
-const ALL_METHODS: [Method; 4] = [Method::Lora, Method::DyLora, Method::DyLoraFrozen, Method::Full];
+fn paper_seeds(kind: Kind) -> &'static [u64] {
+    match kind {
+        Kind::Glue => &PAPER_SEEDS,
+        Kind::Text => &PAPER_TEXT_SEEDS,
+    }
+}
 
 /// Profiles that have a name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -149,26 +118,30 @@ impl Profile {
         }
     }
 
-    /// What it is, how long all of it takes and what else there is, for the first line that a person reads.
-    pub(crate) fn about(&self, subject: Subject) -> String {
-        match (self, subject) {
-            (Profile::Mini, Subject::Text(task)) => format!(
-                "mini, a small GPT-2 on generated texts, both part of this program; the whole profile takes {MINI_TEXT_TIME}; \
-                 the paper's setting: cargo xtask reproduce {task} --profile paper"
+    /// What it is and what else there is, for the first line that a person reads. `tables` is how the command named them.
+    pub(crate) fn about(&self, kinds: &[Kind], tables: &str) -> String {
+        let several = |glue: &'static str, text: &'static str| match kinds {
+            [Kind::Glue] => glue.to_owned(),
+            [Kind::Text] => text.to_owned(),
+            _ => format!("{glue} and {text}"),
+        };
+        match self {
+            Profile::Mini => format!(
+                "mini, {}, all part of this program; minutes on two cores; the paper's setting: cargo xtask reproduce {tables} \
+                 --profile paper",
+                several("a small RoBERTa on generated tasks", "a small GPT-2 on generated texts")
             ),
-            (Profile::Paper { .. }, Subject::Text(task)) => format!(
-                "paper, GPT-2 Medium on {task} with Table 8's settings; the whole profile takes {PAPER_TEXT_TIME}; in minutes, \
-                 on a small model: cargo xtask reproduce {task}"
+            Profile::Paper { .. } => format!(
+                "paper, {} with Table 8's settings; all of it takes {}; in minutes, on a small model: cargo xtask reproduce \
+                 {tables}",
+                several("RoBERTa-base on GLUE", "GPT-2 Medium on the generation tasks"),
+                if kinds == [Kind::Text] {
+                    PAPER_TEXT_TIME
+                } else {
+                    PAPER_TIME
+                }
             ),
-            (Profile::Mini, Subject::Glue) => format!(
-                "mini, a small RoBERTa on generated tasks, both part of this program; the whole profile takes {MINI_TIME}; the \
-                 paper's setting: cargo xtask reproduce glue --profile paper"
-            ),
-            (Profile::Paper { .. }, Subject::Glue) => format!(
-                "paper, RoBERTa-base on GLUE with Table 8's settings; the whole profile takes {PAPER_TIME}; in minutes, on a \
-                 small model: cargo xtask reproduce glue"
-            ),
-            (Profile::Given { model, data }, _) => format!(
+            Profile::Given { model, data } => format!(
                 "given model and data directories ({}, {})",
                 model.display(),
                 data.display()
@@ -176,27 +149,33 @@ impl Profile {
         }
     }
 
-    /// Where runs and table go.
-    pub(crate) fn default_out(&self, subject: Subject) -> PathBuf {
+    /// Where the runs of all tables go.
+    pub(crate) fn default_out(&self) -> PathBuf {
         let name = match self {
             Profile::Given { model, .. } => model.file_name().map_or_else(|| "given".into(), ToOwned::to_owned),
             named => named.name().into(),
         };
-        Path::new("runs").join(subject.name()).join(name)
+        Path::new("runs").join(name)
     }
 
-    pub(crate) fn methods(&self, subject: Subject) -> &'static [Method] {
-        match (self, subject) {
-            (Profile::Mini | Profile::Paper { .. }, Subject::Glue) => &ALL_METHODS,
-            (Profile::Given { .. }, _) | (_, Subject::Text(_)) => &ADAPTERS,
+    /// A table as this profile has it: its tasks and its seeds.
+    pub(crate) fn sheet(&self, mut spec: TableSpec) -> Sheet {
+        let mut seeds = paper_seeds(spec.kind).to_vec();
+        match self {
+            Profile::Mini => {
+                if let Some(tasks) = spec.mini.tasks.take() {
+                    spec.tasks = tasks;
+                }
+                if spec.kind == Kind::Glue {
+                    seeds = MINI_SEEDS.to_vec();
+                }
+                seeds = spec.mini.seeds.take().unwrap_or(seeds);
+            }
+            // Fine-tuning a person's own model takes as long as all the rest; it is there if it is asked for.
+            Profile::Given { .. } if spec.number == "Table 2" => spec.rows.retain(|row| !row.method.learns_base()),
+            Profile::Paper { .. } | Profile::Given { .. } => {}
         }
-    }
-
-    pub(crate) fn seeds(&self, subject: Subject) -> &'static [u64] {
-        match (self, subject) {
-            (Profile::Mini, Subject::Glue) => &MINI_SEEDS,
-            _ => subject.seeds(),
-        }
+        Sheet { spec, seeds }
     }
 
     pub(crate) fn full_lr(&self) -> f64 {
@@ -207,16 +186,16 @@ impl Profile {
     }
 
     /// Settings of every run; where model and data are is put in by [`Profile::provide`].
-    pub(crate) fn recipe(&self, subject: Subject) -> TrainSettings {
+    pub(crate) fn recipe(&self, kind: Kind) -> TrainSettings {
         let nowhere = Path::new("");
-        let mut recipe = subject.recipe(nowhere, nowhere);
-        match (self, subject) {
-            (Profile::Mini, Subject::Glue) => {
+        let mut recipe = paper_recipe(kind, nowhere, nowhere);
+        match (self, kind) {
+            (Profile::Mini, Kind::Glue) => {
                 recipe.epochs = MINI_EPOCHS;
                 recipe.lr = MINI_LR;
                 recipe.max_length = MINI_MAX_LENGTH;
             }
-            (Profile::Mini, Subject::Text(_)) => {
+            (Profile::Mini, Kind::Text) => {
                 recipe.epochs = MINI_TEXT_EPOCHS;
                 recipe.lr = MINI_TEXT_LR;
                 recipe.warmup_steps = Some(MINI_TEXT_WARMUP_STEPS);
@@ -230,44 +209,80 @@ impl Profile {
         recipe
     }
 
-    /// Sees to it that model and data are there, and tells the plan where.
+    /// Sees to it that model and data are there, and tells the study where.
     ///
     /// # Errors
     /// If they are not and cannot be had, or a file cannot be written.
-    pub(crate) fn provide(&self, subject: Subject, plan: &mut Plan) -> Result<(), Failure> {
-        let (model, dir) = match (self, subject) {
-            (Profile::Mini, Subject::Glue) => embedded::write(&absolute(&plan.out)?)?,
-            (Profile::Mini, Subject::Text(task)) => embedded::write_text(&absolute(&plan.out)?, task)?,
-            (Profile::Given { model, data }, _) => (model.clone(), data.clone()),
-            (Profile::Paper { model, data }, subject) => {
-                let tasks: Vec<&str> = plan.tasks.iter().map(String::as_str).collect();
-                let mut bar = Bar::new();
-                let mut report = |event: fetch::Event<'_>| bar.show(event);
-                let (model, data) = (model.as_deref(), data.as_deref());
-                let (model, data) = match subject {
-                    Subject::Glue => fetch::paper(model, data, &tasks, &mut report)?,
-                    Subject::Text(task) => fetch::paper_text(model, data, task, &mut report)?,
-                };
-                (absolute(&model)?, absolute(&data)?)
+    pub(crate) fn provide(&self, study: &mut Study) -> Result<(), Failure> {
+        let out = absolute(&study.out)?;
+        let tasks = |kind: Kind| {
+            let mut tasks: Vec<String> = Vec::new();
+            for sheet in study.sheets.iter().filter(|sheet| sheet.spec.kind == kind) {
+                for task in &sheet.spec.tasks {
+                    if !tasks.contains(task) {
+                        tasks.push(task.clone());
+                    }
+                }
             }
+            tasks
         };
-        plan.recipe.model = model;
-        plan.recipe.data = subject.data(dir);
+        let (glue_tasks, text_tasks) = (tasks(Kind::Glue), tasks(Kind::Text));
+        let mut bar = Bar::new();
+        let mut report = |event: fetch::Event<'_>| bar.show(event);
+        if let Some(recipe) = &mut study.glue {
+            let (model, dir) = match self {
+                Profile::Mini => embedded::write(&out)?,
+                Profile::Given { model, data } => (model.clone(), data.clone()),
+                Profile::Paper { model, data } => {
+                    let tasks: Vec<&str> = glue_tasks.iter().map(String::as_str).collect();
+                    fetch::paper(model.as_deref(), data.as_deref(), &tasks, &mut report)?
+                }
+            };
+            recipe.settings.model = absolute(&model)?;
+            recipe.settings.data = DataSource::Glue { dir: absolute(&dir)? };
+        }
+        if let Some(recipe) = &mut study.text {
+            let tasks = text_tasks.iter().map(|task| GenerationTask::find(task));
+            let tasks = tasks.collect::<Result<Vec<_>, _>>()?;
+            let (model, dir) = match self {
+                Profile::Mini => embedded::write_text(&out, &tasks)?,
+                Profile::Given { model, data } => (model.clone(), data.clone()),
+                Profile::Paper { model, data } => {
+                    let mut found: Option<(PathBuf, PathBuf)> = None;
+                    for &task in &tasks {
+                        let (model, dir) = fetch::paper_text(model.as_deref(), data.as_deref(), task, &mut report)?;
+                        // One directory holds the folders of all of them, in the cache as well as in --data.
+                        if found.as_ref().is_some_and(|(_, known)| *known != dir) {
+                            return Err(Failure::Message(format!(
+                                "{task} is in another directory than the other tasks: {}; give --data DIR",
+                                dir.display()
+                            )));
+                        }
+                        found = Some((model, dir));
+                    }
+                    found.unwrap_or_default()
+                }
+            };
+            recipe.settings.model = absolute(&model)?;
+            recipe.settings.data = DataSource::Generation { dir: absolute(&dir)? };
+        }
         Ok(())
     }
 
     /// Words for the table. A directory's name does not prove what it holds: the paper's setting is claimed only by the
     /// profile `paper`, and only if model and data have the paper's sizes.
-    pub(crate) fn caption(&self, subject: Subject, plan: &Plan) -> Caption {
-        let model = &plan.recipe.model;
-        let data = match &plan.recipe.data {
+    pub(crate) fn caption(&self, sheet: &Sheet, recipe: &Recipe) -> Caption {
+        let Sheet { spec, seeds } = sheet;
+        let settings = &recipe.settings;
+        let model = &settings.model;
+        let data = match &settings.data {
             DataSource::Glue { dir } | DataSource::Generation { dir } => dir,
             DataSource::Files { train, .. } | DataSource::Pairs { train, .. } => train,
         };
         let by_name = "Model and data are called by the names of their directories.";
-        let (small, made) = match subject {
-            Subject::Glue => ("a small RoBERTa", "tasks"),
-            Subject::Text(_) => ("a small GPT-2", "texts"),
+        let (small, made) = match spec.kind {
+            Kind::Glue => ("a small RoBERTa", "tasks"),
+            Kind::Text => ("a small GPT-2", "texts"),
         };
         let (model, data, note, same_setting_as_paper) = match self {
             Profile::Mini => (
@@ -280,20 +295,22 @@ impl Profile {
             ),
             Profile::Given { .. } => (name_of(model), name_of(data), by_name.to_owned(), false),
             Profile::Paper { .. } => {
-                let tasks: Vec<&str> = plan.tasks.iter().map(String::as_str).collect();
-                let (base, real, names) = match subject {
-                    Subject::Glue => (
+                let tasks: Vec<&str> = spec.tasks.iter().map(String::as_str).collect();
+                let (base, real, names) = match spec.kind {
+                    Kind::Glue => (
                         is_roberta_base(model),
                         fetch::has_glue_rows(data, &tasks),
-                        ["RoBERTa-base", "GLUE"],
+                        ["RoBERTa-base".to_owned(), "GLUE".to_owned()],
                     ),
-                    Subject::Text(task) => {
-                        let title = match task {
-                            GenerationTask::E2e => "E2E",
-                            GenerationTask::Dart => "DART",
-                            GenerationTask::WebNlg => "WebNLG 2017",
-                        };
-                        (is_gpt2_medium(model), is_published(task, data), ["GPT-2 Medium", title])
+                    Kind::Text => {
+                        let tasks: Vec<GenerationTask> =
+                            tasks.iter().filter_map(|task| GenerationTask::find(task).ok()).collect();
+                        let titles: Vec<&str> = tasks.iter().map(|task| task.title()).collect();
+                        (
+                            is_gpt2_medium(model),
+                            tasks.iter().all(|&task| is_published(task, data)),
+                            ["GPT-2 Medium".to_owned(), titles.join(" and ")],
+                        )
                     }
                 };
                 let [of_model, of_data] = names;
@@ -309,17 +326,17 @@ impl Profile {
                     ),
                     (false, false) => by_name.to_owned(),
                 };
-                let model = if base { of_model.to_owned() } else { name_of(model) };
-                let data = if real { of_data.to_owned() } else { name_of(data) };
+                let model = if base { of_model } else { name_of(model) };
+                let data = if real { of_data } else { name_of(data) };
                 (model, data, note, base && real)
             }
         };
         let mut notes = vec![note];
-        notes.extend(other_settings(subject, plan));
-        if plan.methods.contains(&Method::Full) {
+        notes.extend(other_settings(spec.kind, settings, seeds));
+        if spec.rows.iter().any(|row| row.method == Method::Full) {
             notes.push(format!(
                 "Table 8 has no learning rate for fine-tuning; here it is {}.",
-                plan.full_lr
+                recipe.full_lr
             ));
         }
         Caption {
@@ -368,18 +385,18 @@ fn is_published(task: GenerationTask, data: &Path) -> bool {
 }
 
 /// Settings that are not those of the paper's recipe, as a sentence.
-fn other_settings(subject: Subject, plan: &Plan) -> Option<String> {
+fn other_settings(kind: Kind, recipe: &TrainSettings, seeds: &[u64]) -> Option<String> {
     let paper = TrainSettings {
-        model: plan.recipe.model.clone(),
-        data: plan.recipe.data.clone(),
-        ..subject.recipe(Path::new(""), Path::new(""))
+        model: recipe.model.clone(),
+        data: recipe.data.clone(),
+        ..paper_recipe(kind, Path::new(""), Path::new(""))
     };
     let (Ok(Value::Object(ours)), Ok(Value::Object(paper))) =
-        (serde_json::to_value(&plan.recipe), serde_json::to_value(&paper))
+        (serde_json::to_value(recipe), serde_json::to_value(&paper))
     else {
         return None;
     };
-    // The plan fills in what the recipe leaves open.
+    // The study fills in what the recipe leaves open.
     let open = ["task", "method", "seed"];
     let mut words: Vec<String> = ours
         .iter()
@@ -396,8 +413,8 @@ fn other_settings(subject: Subject, plan: &Plan) -> Option<String> {
             }
         })
         .collect();
-    if plan.seeds != subject.seeds() {
-        words.push(format!("seeds {} ({})", list(&plan.seeds), list(subject.seeds())));
+    if seeds != paper_seeds(kind) {
+        words.push(format!("seeds {} ({})", list(seeds), list(paper_seeds(kind))));
     }
     (!words.is_empty()).then(|| {
         format!(
@@ -427,6 +444,8 @@ fn list(seeds: &[u64]) -> String {
 mod tests {
     use std::fs;
 
+    use dylora_tasks::tables;
+
     use super::*;
 
     /// The sizes of the published model, but for these.
@@ -450,19 +469,15 @@ mod tests {
         }
     }
 
-    fn plan(profile: &Profile, model: &Path, data: &Path) -> Plan {
-        let mut recipe = profile.recipe(Subject::Glue);
-        recipe.model = model.to_owned();
-        recipe.data = DataSource::Glue { dir: data.to_owned() };
-        Plan {
-            recipe,
-            full_lr: profile.full_lr(),
-            tasks: vec!["rte".to_owned()],
-            methods: ADAPTERS.to_vec(),
-            seeds: profile.seeds(Subject::Glue).to_vec(),
-            out: profile.default_out(Subject::Glue),
-            profile: profile.name().to_owned(),
-        }
+    fn plan(profile: &Profile, model: &Path, data: &Path) -> (Sheet, Recipe) {
+        let mut settings = profile.recipe(Kind::Glue);
+        settings.model = model.to_owned();
+        settings.data = DataSource::Glue { dir: data.to_owned() };
+        let mut sheet = profile.sheet(tables::find("glue").unwrap());
+        sheet.spec.tasks = vec!["rte".to_owned()];
+        sheet.spec.rows.retain(|row| row.method != Method::Full);
+        let full_lr = profile.full_lr();
+        (sheet, Recipe { settings, full_lr })
     }
 
     #[test]
@@ -473,9 +488,9 @@ mod tests {
             model: None,
             data: None,
         };
-        let plan = plan(&paper, &model, &data);
+        let (sheet, recipe) = plan(&paper, &model, &data);
         let said = |profile: &Profile| {
-            let caption = profile.caption(Subject::Glue, &plan);
+            let caption = profile.caption(&sheet, &recipe);
             (caption.model, caption.data, caption.same_setting_as_paper)
         };
         let words = |model: &str, data: &str, same| (model.to_owned(), data.to_owned(), same);
@@ -483,7 +498,7 @@ mod tests {
         write_rte(&data, 2490);
         assert_eq!(said(&paper), words("RoBERTa-base", "GLUE", true));
         assert_eq!(
-            paper.caption(Subject::Glue, &plan).notes.len(),
+            paper.caption(&sheet, &recipe).notes.len(),
             1,
             "nothing differs from the paper's settings"
         );
@@ -507,10 +522,10 @@ mod tests {
 
     #[test]
     fn a_caption_lists_what_is_not_the_papers() {
-        let mut plan = plan(&Profile::Mini, Path::new("m"), Path::new("d"));
-        plan.methods.push(Method::Full);
-        plan.recipe.epochs = 7;
-        let caption = Profile::Mini.caption(Subject::Glue, &plan);
+        let (mut sheet, mut recipe) = plan(&Profile::Mini, Path::new("m"), Path::new("d"));
+        sheet.spec.rows[0].method = Method::Full;
+        recipe.settings.epochs = 7;
+        let caption = Profile::Mini.caption(&sheet, &recipe);
         let settings = &caption.notes[1];
         for words in ["epochs 7 (30)", "lr ", " (0.0004)", "max length 128 (512)"] {
             assert!(settings.contains(words), "{settings}");

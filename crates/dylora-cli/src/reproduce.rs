@@ -1,73 +1,46 @@
 //! `dylora reproduce`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use dylora_tasks::checkpoint::steps_done;
 use dylora_tasks::estimate::Estimate;
-use dylora_tasks::experiment::{Plan, PlanOptions, Summary};
-use dylora_tasks::generation::GenerationTask;
-use dylora_tasks::glue;
+use dylora_tasks::experiment::{PlanOptions, Runs, Summary};
 use dylora_tasks::metric::text::meteor::Data;
 use dylora_tasks::nn::Method;
-use dylora_tasks::run_dir::{write_json, write_text};
+use dylora_tasks::run_dir::{RunDir, write_json, write_text};
+use dylora_tasks::study::{Recipe, Sheet, Study};
+use dylora_tasks::table::Table;
+use dylora_tasks::tables::{self, Kind};
 use dylora_tasks::train::RunOptions;
 
 use crate::args::{DeviceArgs, Jobs, SettingsArgs, WritingArgs, meteor, word};
 use crate::failure::{Failure, print, print_json};
 use crate::plan_progress::PlanProgress;
-use crate::profile::{Name, Profile, Subject};
+use crate::profile::{Name, Profile};
 use crate::progress::duration;
 
+/// Every table that is part of this program.
+const ALL: &str = "all";
+
 /// Flags of `dylora reproduce`.
+///
+/// Without --profile, --model and --data this is the profile mini: small models and generated data, both part of this program,
+/// with seeds, epochs, learning rates and length of its own; the tables say which. With --model and --data it is the paper's
+/// recipe on these directories. Runs that several tables need are trained once; what has a record is not trained again.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(clap::Subcommand)]
-enum What {
-    /// Table 2: the GLUE tasks
-    ///
-    /// Without --profile, --model and --data this is the profile mini: a small RoBERTa and generated tasks, both part of this
-    /// program, with seeds, epochs, learning rates and length of its own; the table says which. With --model and --data it is
-    /// the paper's recipe on these directories.
-    Glue(Box<GlueArgs>),
-    /// Table 6: E2E, restaurants described in a sentence
-    ///
-    /// Adapters of a GPT-2 are trained, texts written at every rank by beam search, and scored as the official scripts score
-    /// them. Without --profile, --model and --data this is the profile mini: a small GPT-2 and generated texts, both part of
-    /// this program; with --model and --data it is the paper's recipe on these directories.
-    E2e(Box<TextArgs>),
-    /// Table 9: DART, sentences from triples of tables; otherwise as e2e
-    Dart(Box<TextArgs>),
-    /// Table 9: WebNLG 2017, texts from DBpedia's triples; otherwise as e2e
-    Webnlg(Box<TextArgs>),
-}
-
-#[derive(clap::Args)]
-struct GlueArgs {
-    /// Tasks, separated by commas [default: all eight]
+    /// Tables: their names, or `all`
+    #[arg(value_name = "TABLE", required_unless_present = "file", value_parser = names())]
+    tables: Vec<String>,
+    /// A description of a table of your own, in the form of this program's own (docs/src/tables.md); may be given several
+    /// times
+    #[arg(long, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// Only these tasks, separated by commas [default: the table's]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     tasks: Option<Vec<String>>,
-    #[command(flatten)]
-    plan: PlanArgs,
-}
-
-#[derive(clap::Args)]
-struct TextArgs {
-    /// Directory of METEOR's files [default: what `dylora data fetch meteor` got, if it is there]; without them METEOR is not
-    /// computed. Given later, it is added to the records' numbers without a new run
-    #[arg(long, value_name = "DIR")]
-    meteor_data: Option<PathBuf>,
-    #[command(flatten)]
-    plan: PlanArgs,
-    #[command(flatten)]
-    writing: WritingArgs,
-}
-
-#[derive(clap::Args)]
-struct PlanArgs {
     /// What to run
     #[arg(long, value_name = "WORD")]
     profile: Option<Name>,
@@ -77,20 +50,30 @@ struct PlanArgs {
     /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out; or e2e/, dart/, webnlg_challenge_2017/
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Methods, separated by commas: lora, dylora, dylora-frozen, full [default: all; without full for texts, and with --model
-    /// and --data]
+    /// Only rows of these methods, separated by commas: lora, dylora, dylora-frozen, full [default: the table's; glue without
+    /// full with --model and --data]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = word::<Method>)]
     methods: Option<Vec<Method>>,
-    /// Seeds, separated by commas [default: the paper's, 10,42,4242,100,1010 for glue, of which mini takes two, and 10,42,4242
-    /// for texts]
+    /// Seeds, separated by commas [default: the paper's, 10,42,4242,100,1010 for GLUE, of which mini takes one or two, and
+    /// 10,42,4242 for texts]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     seeds: Option<Vec<u64>>,
     /// Peak learning rate of the method `full` [default: 2e-5; mini has its own]
     #[arg(long, value_name = "X")]
     full_lr: Option<f64>,
-    /// Directory for runs and table [default: runs/TABLE/PROFILE, or runs/TABLE/NAME-OF-MODEL-DIR]
+    /// Directory for runs and tables [default: runs/PROFILE, or runs/NAME-OF-MODEL-DIR]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Print the runs, what exists of them, and how long the rest will take; train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Train nothing: make the tables from the records that are there
+    #[arg(long, conflicts_with = "dry_run")]
+    collect: bool,
+    /// Directory of METEOR's files [default: what `dylora data fetch meteor` got, if it is there]; without them METEOR is not
+    /// computed. Given later, it is added to the records' numbers without a new run
+    #[arg(long, value_name = "DIR")]
+    meteor_data: Option<PathBuf>,
     /// Write a checkpoint every N steps, besides the end of every epoch
     #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
@@ -98,139 +81,277 @@ struct PlanArgs {
     /// else one. Results are the same
     #[arg(long, value_name = "N", default_value = "auto")]
     jobs: Jobs,
-    /// Print the table as JSON
+    /// Print the table as JSON, several as a list
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     settings: SettingsArgs,
+    #[command(flatten)]
+    writing: WritingArgs,
+}
+
+fn names() -> PossibleValuesParser {
+    let about = |name: &'static str| {
+        let about = tables::find(name).map(|spec| spec.to_string()).unwrap_or_default();
+        PossibleValue::new(name).help(about)
+    };
+    let all = PossibleValue::new(ALL).help("Every table, each run once");
+    PossibleValuesParser::new(tables::names().map(about).chain([all]))
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    match &args.what {
-        What::Glue(args) => {
-            let tasks = match &args.tasks {
-                Some(names) => names
+    args.device.check()?;
+    let profile = Profile::choose(args.profile, args.model.as_deref(), args.data.as_deref())?;
+    let mut study = args.study(&profile)?;
+    let meteor = match study.text {
+        Some(_) => meteor(args.meteor_data.as_deref())?,
+        None => None,
+    };
+    // Settings that cannot be used are found before anything is written or downloaded.
+    let count = study.runs()?.experiments().len();
+    let words = args.words();
+    let kinds: Vec<Kind> = [(Kind::Glue, &study.glue), (Kind::Text, &study.text)]
+        .into_iter()
+        .filter_map(|(kind, recipe)| recipe.as_ref().map(|_| kind))
+        .collect();
+    anstream::eprintln!(
+        "reproduce {words}: {count} runs; profile: {}",
+        profile.about(&kinds, &words)
+    );
+    profile.provide(&mut study)?;
+    let runs = study.runs()?;
+    let missing = runs.unfinished()?.len();
+    anstream::eprintln!("{missing} of {count} runs to do, in {}", study.out.display());
+    if args.dry_run {
+        return args.show(&runs);
+    }
+    let summary = if missing == 0 || args.collect {
+        Summary::default()
+    } else {
+        args.run_missing(&runs, meteor.clone())?
+    };
+    if summary.interrupted {
+        return Err(Failure::Interrupted(
+            "stopped; the same command goes on where it was".to_owned(),
+        ));
+    }
+    args.show_tables(&study, &profile, meteor.as_deref())?;
+    match summary.failed.as_slice() {
+        [] => Ok(()),
+        failed => {
+            let names: Vec<_> = failed.iter().map(|(name, error)| format!("{name} ({error})")).collect();
+            Err(Failure::Message(format!(
+                "{} of {count} runs failed: {}",
+                failed.len(),
+                names.join("; ")
+            )))
+        }
+    }
+}
+
+impl Args {
+    /// The tables as they were named.
+    fn words(&self) -> String {
+        let files = self.file.iter().map(|file| format!("--file {}", file.display()));
+        let words: Vec<String> = self.tables.iter().cloned().chain(files).collect();
+        words.join(" ")
+    }
+
+    /// The tables and recipes, but for the directories of models and data.
+    fn study(&self, profile: &Profile) -> Result<Study, Failure> {
+        let mut specs = Vec::new();
+        for name in &self.tables {
+            if name == ALL {
+                specs.extend(tables::all()?);
+            } else {
+                specs.push(tables::find(name)?);
+            }
+        }
+        for file in &self.file {
+            specs.push(tables::read(file)?);
+        }
+        let mut sheets: Vec<Sheet> = Vec::new();
+        for spec in specs {
+            if sheets.iter().all(|sheet| sheet.spec.name != spec.name) {
+                sheets.push(profile.sheet(spec));
+            }
+        }
+        if let Some(methods) = &self.methods {
+            // A method that the profile leaves out of a table is back if it is asked for.
+            for sheet in &mut sheets {
+                if let Ok(whole) = tables::find(&sheet.spec.name) {
+                    sheet.spec.rows = whole.rows;
+                }
+                sheet.spec.rows.retain(|row| methods.contains(&row.method));
+            }
+            if sheets.len() > 1 {
+                sheets.retain(|sheet| !sheet.spec.rows.is_empty());
+            }
+        }
+        if let Some(tasks) = &self.tasks {
+            let kinds: Vec<Kind> = sheets.iter().map(|sheet| sheet.spec.kind).collect();
+            for sheet in &mut sheets {
+                let kind = sheet.spec.kind;
+                let own = tasks
                     .iter()
-                    .map(|name| Ok(glue::find(name)?.name.to_owned()))
-                    .collect::<Result<_, Failure>>()?,
-                None => glue::TASKS.iter().map(|task| task.name.to_owned()).collect(),
-            };
-            args.plan.run(Subject::Glue, tasks, None, None)
+                    .filter(|task| kind.has(task) || kinds.iter().all(|each| *each == kind));
+                sheet.spec.tasks = own.cloned().collect();
+            }
+            sheets.retain(|sheet| !sheet.spec.tasks.is_empty());
         }
-        What::E2e(args) => args.run(GenerationTask::E2e),
-        What::Dart(args) => args.run(GenerationTask::Dart),
-        What::Webnlg(args) => args.run(GenerationTask::WebNlg),
-    }
-}
-
-impl TextArgs {
-    fn run(&self, task: GenerationTask) -> Result<(), Failure> {
-        let meteor = meteor(self.meteor_data.as_deref())?;
-        let tasks = vec![task.name().to_owned()];
-        self.plan.run(Subject::Text(task), tasks, Some(&self.writing), meteor)
-    }
-}
-
-impl PlanArgs {
-    fn run(
-        &self,
-        subject: Subject,
-        tasks: Vec<String>,
-        writing: Option<&WritingArgs>,
-        meteor: Option<Arc<Data>>,
-    ) -> Result<(), Failure> {
-        self.device.check()?;
-        let profile = Profile::choose(self.profile, self.model.as_deref(), self.data.as_deref())?;
-        let mut plan = self.plan(&profile, subject, tasks);
-        if let (Some(writing), Some(settings)) = (writing, &mut plan.recipe.writing) {
-            writing.apply(settings);
+        if let Some(seeds) = &self.seeds {
+            for sheet in &mut sheets {
+                sheet.seeds.clone_from(seeds);
+            }
         }
-        // Settings that cannot be used are found before anything is written or downloaded.
-        let runs = plan.experiments()?.len();
-        anstream::eprintln!(
-            "reproduce {}: {runs} runs ({} tasks x {} methods x {} seeds); profile: {}",
-            subject.name(),
-            plan.tasks.len(),
-            plan.methods.len(),
-            plan.seeds.len(),
-            profile.about(subject)
-        );
-        profile.provide(subject, &mut plan)?;
-        let missing = plan.unfinished()?;
-        anstream::eprintln!("{} of {runs} runs to do, in {}", missing.len(), plan.out.display());
-        let summary = if missing.is_empty() {
-            Summary::default()
-        } else {
-            self.run_missing(&plan, meteor.clone())?
-        };
-        if summary.interrupted {
-            return Err(Failure::Interrupted(
-                "stopped; the same command goes on where it was".to_owned(),
+        if sheets.is_empty() {
+            return Err(Failure::Message(
+                "no table that was named has rows of these --tasks and --methods".to_owned(),
             ));
         }
-        let records = plan.records(meteor.as_deref())?;
-        let table = plan.table_of(&records)?.with_caption(profile.caption(subject, &plan));
-        if !table.rows.is_empty() {
-            write_json(&plan.out.join("table.json"), &table)?;
-            write_text(&plan.out.join("table.md"), &table.to_markdown())?;
-            write_text(&plan.out.join("table.html"), &table.to_html()?)?;
-            if self.json {
-                print_json(&table)?;
-            } else {
-                print(table.to_text().trim_end())?;
-            }
-            anstream::eprintln!("the table, with charts: {}", plan.out.join("table.html").display());
+        let recipe = |kind: Kind| {
+            sheets.iter().any(|sheet| sheet.spec.kind == kind).then(|| {
+                let mut settings = profile.recipe(kind);
+                self.settings.apply(&mut settings);
+                if let Some(writing) = &mut settings.writing {
+                    self.writing.apply(writing);
+                }
+                let full_lr = self.full_lr.unwrap_or_else(|| profile.full_lr());
+                Recipe { settings, full_lr }
+            })
+        };
+        let (glue, text) = (recipe(Kind::Glue), recipe(Kind::Text));
+        if let (Some(_), Some(_), Profile::Given { .. }) = (&glue, &text, profile) {
+            return Err(Failure::Message(
+                "--model is an encoder or a GPT-2: name tables of one kind, or a --profile".to_owned(),
+            ));
         }
-        match summary.failed.as_slice() {
-            [] => Ok(()),
-            failed => {
-                let names: Vec<_> = failed.iter().map(|(name, error)| format!("{name} ({error})")).collect();
-                Err(Failure::Message(format!(
-                    "{} of {runs} runs failed: {}",
-                    failed.len(),
-                    names.join("; ")
-                )))
-            }
+        if text.is_none() && (self.writing.any() || self.meteor_data.is_some()) {
+            return Err(Failure::Message(
+                "the flags of writing and --meteor-data are for generation tasks, and no table that was named has any"
+                    .to_owned(),
+            ));
         }
+        Ok(Study {
+            glue,
+            text,
+            out: self.out.clone().unwrap_or_else(|| profile.default_out()),
+            profile: profile.name().to_owned(),
+            sheets,
+        })
+    }
+
+    fn jobs(&self, runs: &Runs) -> Result<usize, Failure> {
+        Ok(match self.jobs {
+            Jobs::Auto => runs.auto_jobs()?,
+            Jobs::Count(jobs) => jobs,
+        })
+    }
+
+    fn estimate(&self, runs: &Runs) -> Result<(Estimate, usize), Failure> {
+        let jobs = self.jobs(runs)?;
+        let sizes = runs.check_data()?;
+        Ok((runs.measure(&sizes, jobs)?, jobs))
     }
 
     /// Says how long the runs without a record will take, and does them.
-    fn run_missing(&self, plan: &Plan, meteor: Option<Arc<Data>>) -> Result<Summary, Failure> {
-        let jobs = match self.jobs {
-            Jobs::Auto => plan.auto_jobs()?,
-            Jobs::Count(jobs) => jobs,
-        };
-        let sizes = plan.check_data()?;
-        let estimate = plan.measure(&sizes, jobs)?;
+    fn run_missing(&self, runs: &Runs, meteor: Option<Arc<Data>>) -> Result<Summary, Failure> {
+        let (estimate, jobs) = self.estimate(runs)?;
         anstream::eprintln!("{}", as_text(&estimate));
         let progress = PlanProgress::new(&estimate)?;
         let run = RunOptions {
             checkpoint_every: self.checkpoint_every,
             meteor,
         };
-        let summary = plan.run(PlanOptions { jobs, run }, &progress)?;
+        let summary = runs.run(PlanOptions { jobs, run }, &progress)?;
         progress.clear();
         Ok(summary)
     }
 
-    /// The plan, but for the directories of model and data.
-    fn plan(&self, profile: &Profile, subject: Subject, tasks: Vec<String>) -> Plan {
-        let mut recipe = profile.recipe(subject);
-        self.settings.apply(&mut recipe);
-        Plan {
-            out: self.out.clone().unwrap_or_else(|| profile.default_out(subject)),
-            recipe,
-            full_lr: self.full_lr.unwrap_or_else(|| profile.full_lr()),
-            tasks,
-            methods: self
-                .methods
-                .clone()
-                .unwrap_or_else(|| profile.methods(subject).to_vec()),
-            seeds: self.seeds.clone().unwrap_or_else(|| profile.seeds(subject).to_vec()),
-            profile: profile.name().to_owned(),
+    /// What `--dry-run` prints: a line for each run.
+    fn show(&self, runs: &Runs) -> Result<(), Failure> {
+        let (estimate, _) = self.estimate(runs)?;
+        let mut lines = Vec::new();
+        for experiment in runs.experiments() {
+            let left = estimate.runs.iter().find(|run| run.name == experiment.name);
+            let state = match left {
+                None => "done".to_owned(),
+                Some(left) => {
+                    let steps = match RunDir::open(&experiment.dir) {
+                        Ok(run) => steps_done(&run.checkpoint())?,
+                        Err(_) => 0,
+                    };
+                    let begun = match steps {
+                        0 => "to do".to_owned(),
+                        steps => format!("begun, step {steps}"),
+                    };
+                    format!("{begun}, about {}", duration(left.seconds()))
+                }
+            };
+            lines.push(format!("{}: {state}", experiment.name));
         }
+        lines.push(as_text(&estimate));
+        print(&lines.join("\n"))
+    }
+
+    /// Writes every table, and prints it.
+    fn show_tables(&self, study: &Study, profile: &Profile, meteor: Option<&Data>) -> Result<(), Failure> {
+        let mut made: Vec<Table> = Vec::new();
+        for sheet in &study.sheets {
+            let recipe = match sheet.spec.kind {
+                Kind::Glue => &study.glue,
+                Kind::Text => &study.text,
+            };
+            let Some(recipe) = recipe else { continue };
+            let found = study.found(sheet, meteor)?;
+            let mut caption = profile.caption(sheet, recipe);
+            let missing: Vec<&str> = found
+                .iter()
+                .filter(|(_, record)| record.is_none())
+                .map(|(experiment, _)| experiment.name.as_str())
+                .collect();
+            if !missing.is_empty() {
+                caption
+                    .notes
+                    .push(format!("Runs without a record: {}.", missing.join("; ")));
+            }
+            made.push(study.table(sheet, &found)?.with_caption(caption));
+        }
+        let made: Vec<Table> = made.into_iter().filter(|table| !table.rows.is_empty()).collect();
+        for table in &made {
+            let place = study.out.join("tables");
+            std::fs::create_dir_all(&place)
+                .map_err(|error| Failure::Message(format!("cannot create {}: {error}", place.display())))?;
+            write_json(&place.join(format!("{}.json", table.table)), table)?;
+            write_text(&place.join(format!("{}.md", table.table)), &table.to_markdown())?;
+        }
+        match made.as_slice() {
+            [] => anstream::eprintln!("no run has a record, so there is no table"),
+            [table] => {
+                self.write_alone(&study.out, table)?;
+                if self.json {
+                    print_json(table)?;
+                } else {
+                    print(table.to_text().trim_end())?;
+                }
+                anstream::eprintln!("the table, with charts: {}", study.out.join("table.html").display());
+            }
+            tables if self.json => print_json(&tables)?,
+            tables => {
+                let texts: Vec<String> = tables.iter().map(Table::to_text).collect();
+                print(texts.join("\n").trim_end())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The table of a command that asked for no other.
+    fn write_alone(&self, out: &Path, table: &Table) -> Result<(), Failure> {
+        write_json(&out.join("table.json"), table)?;
+        write_text(&out.join("table.md"), &table.to_markdown())?;
+        Ok(write_text(&out.join("table.html"), &table.to_html()?)?)
     }
 }
 
@@ -240,15 +361,19 @@ fn as_text(estimate: &Estimate) -> String {
         1 => String::new(),
         jobs => format!(", {jobs} side by side"),
     };
+    if estimate.runs.is_empty() {
+        return "nothing to do".to_owned();
+    }
+    let evaluation = estimate.eval_per_second.iter().map(|&(unit, speed)| match unit {
+        "tokens" => grouped(speed),
+        unit => format!("{speed:.3} {unit}"),
+    });
     format!(
         "about {} for {} runs{beside} (measured: {} tokens a second in training, {} in evaluation)",
         duration(estimate.seconds),
         estimate.runs.len(),
         grouped(estimate.train_tokens_per_second),
-        match estimate.eval_unit {
-            "tokens" => grouped(estimate.eval_per_second),
-            unit => format!("{:.3} {unit}", estimate.eval_per_second),
-        }
+        evaluation.collect::<Vec<_>>().join(" and "),
     )
 }
 

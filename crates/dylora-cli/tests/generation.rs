@@ -373,14 +373,18 @@ fn a_bare_machine_gets_the_table_of_each_task() -> TestResult {
             said.contains(&format!("cargo xtask reproduce {name} --profile paper")),
             "{said}"
         );
-        let out = home.path().join("runs").join(name).join("mini");
-        let mut names: Vec<_> = fs::read_dir(&out)?
-            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<_, _>>()?;
-        names.sort();
-        let mut expected = vec!["data", "model", name, "table.html", "table.json", "table.md"];
-        expected.sort_unstable();
-        assert_eq!(names, expected);
+        let out = home.path().join("runs/mini");
+        for expected in [
+            "text-data",
+            "text-model",
+            name,
+            "table.html",
+            "table.json",
+            "table.md",
+            "tables",
+        ] {
+            assert!(out.join(expected).exists(), "{expected}");
+        }
         let texts = fs::read_to_string(out.join(name).join("dylora/seed-10/texts/rank-2.txt"))?;
         assert_eq!(texts.lines().count(), 5);
         assert_eq!(
@@ -390,7 +394,7 @@ fn a_bare_machine_gets_the_table_of_each_task() -> TestResult {
     }
 
     // The same directories as given ones: nothing behind the profile knows which was made.
-    let settings = json(&home.path().join("runs/e2e/mini/e2e/dylora/seed-10/settings.json"))?;
+    let settings = json(&home.path().join("runs/mini/e2e/dylora/seed-10/settings.json"))?;
     let number = |name: &str| settings[name].to_string();
     let numbers = ["lr", "warmup_steps", "batch_size", "dropout"].map(number);
     let same = [
@@ -409,15 +413,15 @@ fn a_bare_machine_gets_the_table_of_each_task() -> TestResult {
     ];
     let given = [
         "--model",
-        "runs/e2e/mini/model",
+        "runs/mini/text-model",
         "--data",
-        "runs/e2e/mini/data",
+        "runs/mini/text-data",
         "--out",
         "given",
     ];
     run(&[&["reproduce", "e2e"][..], &SMALL, &same, &given].concat())?;
     for file in ["adapter.safetensors", "texts/rank-1.txt", "texts/rank-2.txt"] {
-        let made = fs::read(home.path().join("runs/e2e/mini/e2e/dylora/seed-10").join(file))?;
+        let made = fs::read(home.path().join("runs/mini/e2e/dylora/seed-10").join(file))?;
         assert_eq!(
             fs::read(home.path().join("given/e2e/dylora/seed-10").join(file))?,
             made,
@@ -425,7 +429,7 @@ fn a_bare_machine_gets_the_table_of_each_task() -> TestResult {
         );
     }
     // Runs keep what they were trained on.
-    fs::write(home.path().join("runs/e2e/mini/data/e2e/trainset.csv"), "mr,ref\n")?;
+    fs::write(home.path().join("runs/mini/text-data/e2e/trainset.csv"), "mr,ref\n")?;
     let output = command(home.path(), &[&["reproduce", "e2e"][..], &SMALL].concat()).output()?;
     let words = stderr(&output);
     assert!(

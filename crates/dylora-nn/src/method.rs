@@ -117,6 +117,11 @@ impl Method {
         }
     }
 
+    /// Whether the pretrained weights themselves learn, so that there is no rank.
+    pub fn learns_base(self) -> bool {
+        matches!(self, Method::Full)
+    }
+
     /// Whether a rank is drawn each step.
     pub fn is_dynamic(self) -> bool {
         matches!(self, Method::DyLora | Method::DyLoraFrozen)

@@ -1,4 +1,4 @@
-//! How long a plan will take: the size of its data, and a few steps with the actual model.
+//! How long runs will take: the size of its data, and a few steps with the actual model.
 
 use std::time::Instant;
 
@@ -7,11 +7,11 @@ use dylora_nn::{Gpt2Config, Method, Objective};
 use crate::checkpoint;
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
-use crate::experiment::{Experiment, Plan};
+use crate::experiment::{Experiment, Runs};
 use crate::generate::generate;
 use crate::glue;
 use crate::pack::pack;
-use crate::prepare::{Prepared, reader};
+use crate::prepare::{DataKey, Prepared, reader};
 use crate::run_dir::RunDir;
 use crate::settings::{DataSource, TrainSettings};
 use crate::task::{Example, Head, Label, Split};
@@ -40,6 +40,7 @@ pub struct TaskSize {
     pub train: SplitSize,
     /// What an evaluation at one rank goes through; all splits together.
     pub eval: SplitSize,
+    key: DataKey,
 }
 
 /// Rows, and about how many tokens they are.
@@ -61,10 +62,10 @@ enum Sample {
     Prompts(Vec<Vec<i32>>),
 }
 
-/// How long the rest of a plan will take.
+/// How long the rest of the runs will take.
 #[derive(Clone, Debug)]
 pub struct Estimate {
-    /// The runs without a record, in the plan's order.
+    /// The runs without a record, in order.
     pub runs: Vec<RunEstimate>,
     /// Runs side by side.
     pub jobs: usize,
@@ -72,10 +73,8 @@ pub struct Estimate {
     pub seconds: f64,
     /// Tokens that all jobs together train on in a second. No token is padding.
     pub train_tokens_per_second: f64,
-    /// Tokens that all jobs together evaluate in a second, each rank counted; texts, where texts are written.
-    pub eval_per_second: f64,
-    /// What evaluation is counted in: `tokens` or `texts`.
-    pub eval_unit: &'static str,
+    /// What all jobs together evaluate in a second, each rank counted, in `tokens`, and in `texts` where texts are written.
+    pub eval_per_second: Vec<(&'static str, f64)>,
 }
 
 /// How long one run will take.
@@ -93,6 +92,47 @@ impl RunEstimate {
     /// Training and evaluation.
     pub fn seconds(&self) -> f64 {
         self.train_seconds + self.eval_seconds
+    }
+}
+
+impl TaskSize {
+    /// Reads what a run reads.
+    fn new(key: DataKey, settings: &TrainSettings) -> Result<Self> {
+        let (train, eval) = match &settings.data {
+            DataSource::Glue { dir } => {
+                let (config, tokenizer) = reader(&settings.model)?;
+                let max_length = settings.max_length.min(config.max_positions);
+                let source = glue::find(&settings.task)?;
+                let load = |split, most: usize| SplitSize::new(&source.load(dir, split)?, most, &tokenizer, max_length);
+                let mut eval = load(Split::Dev, usize::MAX)?;
+                for split in source.task().eval_splits {
+                    if split != Split::Dev {
+                        eval.add(load(split, usize::MAX)?);
+                    }
+                }
+                (load(Split::Train, settings.max_train_rows.unwrap_or(usize::MAX))?, eval)
+            }
+            DataSource::Generation { .. } => {
+                let data = TextData::load(settings)?;
+                let eval = match data.prompts {
+                    Some(prompts) => SplitSize::of_prompts(prompts.ids),
+                    None => SplitSize::of_pairs(data.dev),
+                };
+                (SplitSize::of_pairs(data.train), eval)
+            }
+            DataSource::Files { .. } | DataSource::Pairs { .. } => {
+                return Err(Error::argument(
+                    "--data",
+                    "a table is made of GLUE tasks or generation tasks; give their folder",
+                ));
+            }
+        };
+        Ok(TaskSize {
+            task: settings.task.clone(),
+            key,
+            train,
+            eval,
+        })
     }
 }
 
@@ -147,6 +187,8 @@ struct Kind {
     full: bool,
     /// Every rank in every step.
     summation: bool,
+    /// Of a language model.
+    text: bool,
 }
 
 impl Kind {
@@ -154,6 +196,7 @@ impl Kind {
         Kind {
             full: settings.method == Method::Full,
             summation: settings.method.is_dynamic() && settings.objective == Objective::Summation,
+            text: settings.data.is_text(),
         }
     }
 }
@@ -191,78 +234,35 @@ struct Measured {
     eval: Pace,
 }
 
-impl Plan {
+impl Runs {
     /// Reads every file that the runs will read, so that a bad line is found before the first step, and says how much
-    /// there is to do for each task of the plan, in its order.
+    /// there is to do for each task, in the order of the runs.
     ///
     /// # Errors
     /// The first thing wrong with a file, with its line.
     pub fn check_data(&self) -> Result<Vec<TaskSize>> {
-        let dir = match &self.recipe.data {
-            DataSource::Glue { dir } => dir,
-            DataSource::Generation { .. } => return self.check_texts(),
-            DataSource::Files { .. } | DataSource::Pairs { .. } => {
-                return Err(Error::argument(
-                    "--data",
-                    "a table is made of GLUE tasks or generation tasks; give their folder",
-                ));
+        let mut sizes: Vec<TaskSize> = Vec::new();
+        for experiment in self.experiments() {
+            let key = DataKey::new(&experiment.settings);
+            if sizes.iter().all(|size| size.key != key) {
+                sizes.push(TaskSize::new(key, &experiment.settings)?);
             }
-        };
-        let (config, tokenizer) = reader(&self.recipe.model)?;
-        let max_length = self.recipe.max_length.min(config.max_positions);
-        let mut sizes = Vec::with_capacity(self.tasks.len());
-        for task in &self.tasks {
-            let source = glue::find(task)?;
-            let load = |split, most: usize| SplitSize::new(&source.load(dir, split)?, most, &tokenizer, max_length);
-            let mut eval = load(Split::Dev, usize::MAX)?;
-            for split in source.task().eval_splits {
-                if split != Split::Dev {
-                    eval.add(load(split, usize::MAX)?);
-                }
-            }
-            sizes.push(TaskSize {
-                task: source.name.to_owned(),
-                train: load(Split::Train, self.recipe.max_train_rows.unwrap_or(usize::MAX))?,
-                eval,
-            });
-        }
-        Ok(sizes)
-    }
-
-    /// [`Plan::check_data`] of generation tasks.
-    fn check_texts(&self) -> Result<Vec<TaskSize>> {
-        let mut sizes = Vec::with_capacity(self.tasks.len());
-        for task in &self.tasks {
-            let task = self.known(task)?.to_owned();
-            let settings = TrainSettings {
-                task: task.clone(),
-                ..self.recipe.clone()
-            };
-            let data = TextData::load(&settings)?;
-            sizes.push(TaskSize {
-                task,
-                train: SplitSize::of_pairs(data.train),
-                eval: match data.prompts {
-                    Some(prompts) => SplitSize::of_prompts(prompts.ids),
-                    None => SplitSize::of_pairs(data.dev),
-                },
-            });
         }
         Ok(sizes)
     }
 
     /// Measures a few training steps and evaluations of each task, with the actual model, `jobs` side by side, and says how
-    /// long the runs without a record will take. `sizes` are [`Plan::check_data`]'s.
+    /// long the runs without a record will take. `sizes` are [`Runs::check_data`]'s.
     ///
     /// # Errors
-    /// As [`Plan::unfinished`]; a model that cannot be loaded; no jobs.
+    /// As [`Runs::unfinished`]; a model that cannot be loaded; no jobs.
     pub fn measure(&self, sizes: &[TaskSize], jobs: usize) -> Result<Estimate> {
         let todo = self.unfinished()?;
         let jobs = jobs.min(todo.len().max(1));
         let mut works: Vec<Work<'_>> = Vec::new();
         for experiment in &todo {
             let kind = Kind::of(&experiment.settings);
-            let size = size_of(sizes, &experiment.settings.task)?;
+            let size = size_of(sizes, &experiment.settings)?;
             let known = works.iter().position(|work| work.kind == kind);
             let place = known.unwrap_or(works.len());
             if known.is_none() {
@@ -273,7 +273,7 @@ impl Plan {
                 });
             }
             let work = &mut works[place];
-            if work.sizes.iter().all(|known| known.task != size.task) {
+            if work.sizes.iter().all(|known| known.key != size.key) {
                 work.sizes.push(size);
             }
         }
@@ -291,34 +291,41 @@ impl Plan {
             }
         }
         let measured = measured.unwrap_or_default();
-        let places: Vec<(Kind, &str)> = works
+        let places: Vec<(Kind, &DataKey)> = works
             .iter()
-            .flat_map(|work| work.sizes.iter().map(|size| (work.kind, size.task.as_str())))
+            .flat_map(|work| work.sizes.iter().map(|size| (work.kind, &size.key)))
             .collect();
         let mut runs = Vec::with_capacity(todo.len());
         for experiment in &todo {
-            let place = (Kind::of(&experiment.settings), experiment.settings.task.as_str());
+            let size = size_of(sizes, &experiment.settings)?;
+            let place = (Kind::of(&experiment.settings), &size.key);
             let Some((_, pace)) = places.iter().zip(&measured).find(|(known, _)| **known == place) else {
                 continue;
             };
-            runs.push(experiment.estimate(size_of(sizes, place.1)?, *pace)?);
+            runs.push(experiment.estimate(size, *pace)?);
         }
-        let (mut train, mut eval) = (Pace::default(), Pace::default());
-        for one in &measured {
+        let mut train = Pace::default();
+        let mut eval: Vec<(&'static str, Pace)> = Vec::new();
+        for (size, one) in works.iter().flat_map(|work| &work.sizes).zip(&measured) {
             train.add(one.train);
-            eval.add(one.eval);
+            let unit = match size.eval.sample {
+                Sample::Prompts(_) => "texts",
+                Sample::Rows(_) | Sample::Pairs(_) => "tokens",
+            };
+            match eval.iter_mut().find(|(known, _)| *known == unit) {
+                Some((_, pace)) => pace.add(one.eval),
+                None => eval.push((unit, one.eval)),
+            }
         }
         Ok(Estimate {
             seconds: makespan(runs.iter().map(RunEstimate::seconds), jobs),
             runs,
             jobs,
             train_tokens_per_second: train.per_second() * jobs as f64,
-            eval_per_second: eval.per_second() * jobs as f64,
-            eval_unit: if sizes.iter().any(|size| matches!(size.eval.sample, Sample::Prompts(_))) {
-                "texts"
-            } else {
-                "tokens"
-            },
+            eval_per_second: eval
+                .into_iter()
+                .map(|(unit, pace)| (unit, pace.per_second() * jobs as f64))
+                .collect(),
         })
     }
 }
@@ -341,11 +348,12 @@ impl Experiment {
     }
 }
 
-fn size_of<'a>(sizes: &'a [TaskSize], task: &str) -> Result<&'a TaskSize> {
+fn size_of<'a>(sizes: &'a [TaskSize], settings: &TrainSettings) -> Result<&'a TaskSize> {
+    let key = DataKey::new(settings);
     sizes
         .iter()
-        .find(|size| size.task == task)
-        .ok_or_else(|| Error::argument("sizes", format!("{task} is not among them")))
+        .find(|size| size.key == key)
+        .ok_or_else(|| Error::argument("sizes", format!("{} is not among them", settings.task)))
 }
 
 /// What is measured with one model.
@@ -533,7 +541,9 @@ mod tests {
             tokens,
             sample: Sample::Rows(Prepared::default()),
         };
+        let data = || DataSource::Glue { dir: "data".into() };
         let size = TaskSize {
+            key: DataKey::new(&TrainSettings::new("mrpc", "model".as_ref(), data())),
             task: "mrpc".to_owned(),
             train: split(100, 3000.0),
             eval: split(10, 400.0),
@@ -544,7 +554,6 @@ mod tests {
             eval: pace(1000.0, 0.5),
         };
         let run = |method, rank, epochs| {
-            let data = DataSource::Glue { dir: "data".into() };
             let experiment = Experiment {
                 number: 1,
                 name: "run".to_owned(),
@@ -552,7 +561,7 @@ mod tests {
                     method,
                     rank,
                     epochs,
-                    ..TrainSettings::new("mrpc", "model".as_ref(), data)
+                    ..TrainSettings::new("mrpc", "model".as_ref(), data())
                 },
                 dir: "nowhere".into(),
             };

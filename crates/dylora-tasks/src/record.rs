@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::TrainSettings;
 
-/// Which rank a row of numbers belongs to: a number, `"full"` (fine-tuning, which has none) or `"best"`.
+/// Which rank a row of numbers belongs to: a number, `"full"` (fine-tuning, which has none), or, in a table, `"best"`, `"worst"`
+/// or `"mean"` of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RankName {
     /// Adapters cut to this rank.
@@ -17,7 +18,19 @@ pub enum RankName {
     Full,
     /// The best rank of each task.
     Best,
+    /// The worst rank of each task.
+    Worst,
+    /// The mean over the ranks.
+    Mean,
 }
+
+/// The ranks that are words.
+const RANK_WORDS: [(RankName, &str); 4] = [
+    (RankName::Full, "full"),
+    (RankName::Best, "best"),
+    (RankName::Worst, "worst"),
+    (RankName::Mean, "mean"),
+];
 
 impl RankName {
     /// The rank of an evaluation: `None` stands for fine-tuning.
@@ -30,8 +43,10 @@ impl fmt::Display for RankName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RankName::At(rank) => write!(f, "{rank}"),
-            RankName::Full => f.write_str("full"),
-            RankName::Best => f.write_str("best"),
+            word => {
+                let found = RANK_WORDS.iter().find(|(known, _)| known == word);
+                f.write_str(found.map_or("", |(_, word)| word))
+            }
         }
     }
 }
@@ -55,9 +70,11 @@ impl<'de> Deserialize<'de> for RankName {
         }
         match Raw::deserialize(deserializer)? {
             Raw::Number(rank) => Ok(RankName::At(rank)),
-            Raw::Word(word) if word == "full" => Ok(RankName::Full),
-            Raw::Word(word) if word == "best" => Ok(RankName::Best),
-            Raw::Word(word) => Err(de::Error::custom(format!("{word:?} is not a rank"))),
+            Raw::Word(word) => RANK_WORDS
+                .iter()
+                .find(|(_, known)| *known == word)
+                .map(|(rank, _)| *rank)
+                .ok_or_else(|| de::Error::custom(format!("{word:?} is not a rank"))),
         }
     }
 }
@@ -265,7 +282,7 @@ mod tests {
         assert_eq!(back.rank, row.rank);
         assert!(back.scores.get("pearson").is_some_and(f64::is_nan));
         assert_eq!(back.scores.get("spearman"), Some(0.1 + 0.2));
-        for rank in [RankName::Full, RankName::Best] {
+        for rank in [RankName::Full, RankName::Best, RankName::Worst, RankName::Mean] {
             let word = serde_json::to_string(&rank)?;
             assert_eq!(serde_json::from_str::<RankName>(&word)?, rank);
         }

@@ -5,10 +5,11 @@ mod runs;
 use std::fs;
 use std::sync::Mutex;
 
-use dylora_tasks::experiment::{Plan, PlanOptions};
+use dylora_tasks::experiment::PlanOptions;
 use dylora_tasks::nn::Method;
 use dylora_tasks::record::RankName;
 use dylora_tasks::settings::TrainSettings;
+use dylora_tasks::study::Plan;
 use dylora_tasks::train::{RunOptions, train};
 use runs::{Fixture, TestResult, Watcher};
 
@@ -36,7 +37,8 @@ fn seen(watched: Mutex<Watcher>) -> Watcher {
 fn runs_that_are_there_are_skipped_and_stopped_ones_go_on() -> TestResult {
     let fixture = Fixture::new()?;
     let plan = plan(&fixture);
-    let experiments = plan.experiments()?;
+    let runs = plan.runs()?;
+    let experiments = runs.experiments();
     assert_eq!(experiments.len(), 6);
     assert!(experiments[3].dir.ends_with("mrpc/dylora/seed-42"));
     train(
@@ -62,7 +64,7 @@ fn runs_that_are_there_are_skipped_and_stopped_ones_go_on() -> TestResult {
     assert_eq!(fs::read(experiments[0].dir.join("record.json"))?, kept);
     assert_eq!(plan.run(PlanOptions::default(), &())?.skipped, 6);
 
-    let table = plan.table()?;
+    let table = plan.table(None)?;
     let ranks: Vec<_> = table.rows.iter().map(|row| row.rank).collect();
     let expected = [
         RankName::At(1),
@@ -100,7 +102,7 @@ fn a_run_that_fails_is_reported_and_the_next_one_runs() -> TestResult {
     assert_eq!((summary.ran, summary.failed.len()), (1, 1));
     assert_eq!(summary.failed[0].0, "mrpc full seed 10");
     assert!(watched.failures[0].contains("at step"), "{:?}", watched.failures);
-    assert!(plan.table()?.rows.iter().all(|row| row.method == Method::DyLora));
+    assert!(plan.table(None)?.rows.iter().all(|row| row.method == Method::DyLora));
     Ok(())
 }
 
@@ -133,12 +135,7 @@ fn runs_of_other_settings_are_not_mixed_up() -> TestResult {
 fn lists_and_data_are_checked_before_anything_runs() -> TestResult {
     let fixture = Fixture::new()?;
     let base = plan(&fixture);
-    let refused = |plan: Plan| {
-        plan.experiments()
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default()
-    };
+    let refused = |plan: Plan| plan.runs().err().map(|error| error.to_string()).unwrap_or_default();
     assert!(
         refused(Plan {
             tasks: vec!["mrcp".into()],

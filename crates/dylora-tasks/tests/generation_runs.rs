@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use dylora_nn::Method;
-use dylora_tasks::experiment::{Plan, PlanOptions};
+use dylora_tasks::experiment::PlanOptions;
 use dylora_tasks::generation::GenerationTask;
 use dylora_tasks::metric::text::chain::Chain;
 use dylora_tasks::metric::text::files::read_hypotheses;
@@ -17,6 +17,7 @@ use dylora_tasks::metric::text::meteor::Data;
 use dylora_tasks::progress::{Event, Observer};
 use dylora_tasks::record::{RankName, Record};
 use dylora_tasks::settings::{DataSource, TrainSettings, Writing};
+use dylora_tasks::study::Plan;
 use dylora_tasks::task::Split;
 use dylora_tasks::text2text::{Prompts, TextCodec, TrainedText};
 use dylora_tasks::train::{Outcome, RunOptions, resume, train};
@@ -241,7 +242,7 @@ fn a_plan_of_each_task_becomes_its_table() -> TestResult {
         let sizes = plan.check_data()?;
         assert_eq!((sizes[0].train.rows, sizes[0].eval.rows), (12, PROMPTS));
         let estimate = plan.measure(&sizes, 2)?;
-        assert_eq!((estimate.runs.len(), estimate.eval_unit), (4, "texts"));
+        assert_eq!((estimate.runs.len(), estimate.eval_per_second[0].0), (4, "texts"));
         assert!(
             estimate
                 .runs
@@ -262,14 +263,13 @@ fn a_plan_of_each_task_becomes_its_table() -> TestResult {
         let summary = plan.run(options, &())?;
         assert_eq!((summary.ran, summary.skipped, summary.failed.len()), (3, 1, 0));
 
-        let without = plan.table()?;
+        let without = plan.table(None)?;
         let text = without.to_text();
         assert!(
             text.contains("METEOR is not computed") && text.contains("METEOR "),
             "{text}"
         );
-        let records = plan.records(Some(&*meteor))?;
-        let table = plan.table_of(&records)?;
+        let table = plan.table(Some(&*meteor))?;
         let text = table.to_text();
         let number = if task == GenerationTask::E2e {
             "Table 6"
@@ -290,6 +290,9 @@ fn a_plan_of_each_task_becomes_its_table() -> TestResult {
         );
         // Two ranks and the best, of two methods.
         assert_eq!(json["rows"].as_array().map(Vec::len), Some(6));
+        let study = plan.study()?;
+        let found = study.found(&study.sheets[0], Some(&*meteor))?;
+        let records: Vec<Record> = found.into_iter().filter_map(|(_, record)| record).collect();
         for metric in Chain::of(task).metrics() {
             for (index, rank) in [(0, 1), (2, 2)] {
                 let of_lora = records.iter().filter(|record| record.settings.method == Method::Lora);

@@ -405,6 +405,7 @@ fn a_number_of_the_paper_is_labelled_as_of_another_model_and_other_data() {
     // Made up: no test may depend on a number of the paper that nobody has read.
     let published = [paper::Cell {
         method: "dylora",
+        variant: "",
         row: paper::Row::Rank(3),
         task: "rte",
         value: Published { mean: 12.5, std: None },

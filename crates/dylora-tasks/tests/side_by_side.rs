@@ -6,11 +6,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 
-use dylora_tasks::experiment::{Experiment, Plan, PlanOptions, Summary};
+use dylora_tasks::experiment::{Experiment, PlanOptions, Summary};
 use dylora_tasks::nn::Method;
 use dylora_tasks::progress::{Event, Observer, Observers};
 use dylora_tasks::record::{Record, Timing};
 use dylora_tasks::settings::TrainSettings;
+use dylora_tasks::study::Plan;
 use runs::{Fixture, TestResult, Watcher};
 
 /// Two tasks on the same kind of rows, so that runs differ in length and data.
@@ -63,10 +64,11 @@ fn result(experiment: &Experiment) -> Result<(Record, Vec<u8>), Box<dyn std::err
 
 /// Every run of both plans has ended, and to the same bytes.
 fn same_results(one: &Plan, other: &Plan) -> TestResult {
-    let (one, other) = (one.experiments()?, other.experiments()?);
+    let (one, other) = (one.runs()?, other.runs()?);
+    let (one, other) = (one.experiments(), other.experiments());
     assert_eq!(one.len(), other.len());
     let mut seen = Vec::new();
-    for (one, other) in one.iter().zip(&other) {
+    for (one, other) in one.iter().zip(other) {
         let (expected, found) = (result(one)?, result(other)?);
         assert_eq!(expected.0, found.0, "{}", one.name);
         assert!(
@@ -98,7 +100,7 @@ fn two_jobs_give_the_bytes_of_one() -> TestResult {
     pool.install(|| many.run(jobs(9), &()))?;
     same_results(&alone, &many)?;
     let device = |plan: &Plan| -> Result<String, Box<dyn std::error::Error>> {
-        Ok(plan.experiments()?[0].record()?.ok_or("no record")?.device)
+        Ok(plan.runs()?.experiments()[0].record()?.ok_or("no record")?.device)
     };
     assert_eq!(device(&alone)?, "cpu, 2 threads");
     assert_eq!(device(&beside)?, "cpu, 1 threads");
@@ -122,9 +124,10 @@ fn two_interrupted_jobs_go_on_to_the_same_bytes() -> TestResult {
     assert_eq!(summary.ran, 0);
     let seen = watched.into_inner()?;
     assert!((1..=2).contains(&seen.experiments.len()), "{:?}", seen.experiments);
-    let stopped: Vec<_> = parts
-        .experiments()?
-        .into_iter()
+    let runs = parts.runs()?;
+    let stopped: Vec<_> = runs
+        .experiments()
+        .iter()
         .filter(|experiment| experiment.dir.join("checkpoint.safetensors").is_file())
         .collect();
     assert_eq!(
@@ -255,11 +258,15 @@ fn no_jobs_are_refused() -> TestResult {
         Some("--jobs: 0 runs at a time do nothing; the smallest is 1")
     );
     assert!(!plan.out.exists());
-    assert_eq!(rayon_pool(3)?.install(|| plan.auto_jobs())?, 3, "a narrow encoder");
+    assert_eq!(
+        rayon_pool(3)?.install(|| plan.runs()?.auto_jobs())?,
+        3,
+        "a narrow encoder"
+    );
     let config = fixture.model().join("config.json");
     let wide = fs::read_to_string(&config)?.replace("\"hidden_size\": 16", "\"hidden_size\": 258");
     fs::write(&config, wide)?;
-    assert_eq!(rayon_pool(3)?.install(|| plan.auto_jobs())?, 1, "a wide one");
+    assert_eq!(rayon_pool(3)?.install(|| plan.runs()?.auto_jobs())?, 1, "a wide one");
     Ok(())
 }
 
@@ -269,13 +276,18 @@ fn an_estimate_is_measured_and_grows_with_the_work() -> TestResult {
     let short = plan(&fixture, "out")?;
     let sizes = short.check_data()?;
     let estimate = short.measure(&sizes, 2)?;
-    let names: Vec<_> = short.experiments()?.into_iter().map(|each| each.name).collect();
+    let names: Vec<_> = short
+        .runs()?
+        .experiments()
+        .iter()
+        .map(|each| each.name.clone())
+        .collect();
     assert_eq!(
         estimate.runs.iter().map(|run| &run.name).collect::<Vec<_>>(),
         names.iter().collect::<Vec<_>>()
     );
     assert_eq!(estimate.jobs, 2);
-    assert!(estimate.train_tokens_per_second > 0.0 && estimate.eval_per_second > 0.0);
+    assert!(estimate.train_tokens_per_second > 0.0 && estimate.eval_per_second[0].1 > 0.0);
     let whole: f64 = estimate.runs.iter().map(|run| run.seconds()).sum();
     assert!(
         estimate

@@ -182,6 +182,15 @@ impl GenerationTask {
         }
     }
 
+    /// Its name in print.
+    pub fn title(self) -> &'static str {
+        match self {
+            GenerationTask::E2e => "E2E",
+            GenerationTask::Dart => "DART",
+            GenerationTask::WebNlg => "WebNLG",
+        }
+    }
+
     /// The prompt of a meaning representation, as the LoRA paper's scripts spell it; DART's properties in lower case.
     pub fn context(self, meaning: &Meaning) -> String {
         let triple = |triple: &Triple| {

@@ -127,7 +127,7 @@ impl Table {
                                         @if index == 0 {
                                             th scope="rowgroup" rowspan=(block.len()) { (rank_words(row.rank)) }
                                         }
-                                        th.name scope="row" { (title(row.method)) }
+                                        th.name scope="row" { (row.label) }
                                         @for column in 0..columns {
                                             (self.number(block, row, column))
                                         }
@@ -144,9 +144,8 @@ impl Table {
 
     /// Whose numbers stand in brackets.
     fn column_title(&self) -> String {
-        let PaperTable {
-            number, model, data, ..
-        } = self.layout.paper;
+        let number = &self.number;
+        let PaperTable { model, data, .. } = self.layout.paper;
         if self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper) {
             format!("these runs [paper's {number}]")
         } else {
@@ -361,9 +360,8 @@ fn cell(row: &Row, column: usize) -> Option<&Cell> {
 
 fn rank_words(rank: RankName) -> String {
     match rank {
-        RankName::At(rank) => rank.to_string(),
-        RankName::Best => "best".to_owned(),
         RankName::Full => "–".to_owned(),
+        other => other.to_string(),
     }
 }
 

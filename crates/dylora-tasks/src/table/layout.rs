@@ -34,7 +34,7 @@ pub struct Column {
 pub struct Layout {
     /// Its name: `glue`, `e2e`.
     pub name: String,
-    /// The paper's table.
+    /// The paper's table of this kind.
     pub paper: &'static PaperTable,
     /// Its columns, those of a task side by side.
     pub columns: Vec<Column>,
@@ -73,15 +73,51 @@ impl Layout {
         }
     }
 
-    /// Table 6 or 9: a column for each metric of a generation task; after them those of the seen and unseen categories, if
-    /// the records have them.
-    pub fn generation(task: GenerationTask, records: &[Record]) -> Self {
+    /// Table 6 or 9: a column for each metric of each generation task.
+    pub fn generation(tasks: &[GenerationTask], records: &[&Record]) -> Self {
+        let [task] = tasks else {
+            let of_task = |&task: &GenerationTask| {
+                let columns = Self::of_task(task, records).into_iter();
+                columns.map(move |column| Column {
+                    heading: format!("{} {}", task.title(), column.heading),
+                    axis: format!("{} {}", task.title(), column.axis),
+                    ..column
+                })
+            };
+            return Layout {
+                name: "texts".to_owned(),
+                paper: &paper::DART_AND_WEBNLG,
+                columns: tasks.iter().flat_map(of_task).collect(),
+                has_average: false,
+                units: "BLEU in percent; of TER (↓) less is better",
+            };
+        };
+        let task = *task;
+        Layout {
+            name: task.name().to_owned(),
+            paper: match task {
+                GenerationTask::E2e => &paper::E2E,
+                GenerationTask::Dart => &paper::DART,
+                GenerationTask::WebNlg => &paper::WEBNLG,
+            },
+            columns: Self::of_task(task, records),
+            has_average: false,
+            units: match task {
+                GenerationTask::E2e => "BLEU, METEOR and ROUGE-L in percent",
+                GenerationTask::Dart | GenerationTask::WebNlg => "BLEU in percent; of TER (↓) less is better",
+            },
+        }
+    }
+
+    /// The metrics of a task; after them those of the seen and unseen categories, if the records have them.
+    fn of_task(task: GenerationTask, records: &[&Record]) -> Vec<Column> {
         let mut columns = Vec::new();
+        let records = || records.iter().filter(|record| record.settings.task == task.name());
         for (part, words) in [("", ""), ("_seen", " (seen)"), ("_unseen", " (unseen)")] {
             for metric in Chain::of(task).metrics() {
                 let name = format!("{}{part}", metric.name);
-                let is_recorded = |record: &Record| record.ranks.iter().any(|row| row.scores.get(&name).is_some());
-                if !part.is_empty() && !records.iter().any(is_recorded) {
+                let is_recorded = |record: &&&Record| record.ranks.iter().any(|row| row.scores.get(&name).is_some());
+                if !part.is_empty() && records().find(is_recorded).is_none() {
                     continue;
                 }
                 let is_percent = metric.scale > 1.0 || metric.name == "BLEU";
@@ -107,19 +143,6 @@ impl Layout {
                 });
             }
         }
-        Layout {
-            name: task.name().to_owned(),
-            paper: match task {
-                GenerationTask::E2e => &paper::E2E,
-                GenerationTask::Dart => &paper::DART,
-                GenerationTask::WebNlg => &paper::WEBNLG,
-            },
-            columns,
-            has_average: false,
-            units: match task {
-                GenerationTask::E2e => "BLEU, METEOR and ROUGE-L in percent",
-                GenerationTask::Dart | GenerationTask::WebNlg => "BLEU in percent; of TER (↓) less is better",
-            },
-        }
+        columns
     }
 }

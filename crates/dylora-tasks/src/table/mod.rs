@@ -1,10 +1,10 @@
-//! The paper's tables of methods by rank, from records: for each rank a block of methods, then each method's best rank, then
-//! fine-tuning; beside every number the paper's.
+//! Tables from records: lines of methods, variants and ranks; beside every number the paper's.
 //!
-//! `layout` says which columns a table has. This file puts the numbers in, `text` writes them as plain text and Markdown, `html` as a page with the charts of
+//! `layout` says which columns a table has, a description of [`crate::tables`] which lines. `fill` puts the numbers in, `text` writes them as plain text and Markdown, `html` as a page with the charts of
 //! `chart`, and `runs` sums up the records that they came from.
 
 mod chart;
+mod fill;
 mod html;
 mod layout;
 mod runs;
@@ -19,7 +19,9 @@ use serde::{Serialize, Serializer};
 use crate::glue::GlueTask;
 use crate::paper::{self, PaperTable};
 use crate::record::{RankName, Record, json_number};
+use crate::tables::Measure;
 
+pub use fill::{Finding, Line};
 pub use layout::{Column, Layout};
 pub use runs::Run;
 
@@ -41,6 +43,19 @@ pub struct Cell {
     pub rank: Option<usize>,
     /// The paper's number, where it is known.
     pub paper: Option<f64>,
+    /// Whether it is the best or the worst of its column, in a table that marks them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+}
+
+/// What a number is among those of its column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mark {
+    /// None is better.
+    Best,
+    /// None is worse.
+    Worst,
 }
 
 /// One line of the table.
@@ -48,6 +63,14 @@ pub struct Cell {
 pub struct Row {
     /// The method.
     pub method: Method,
+    /// What a reader knows it by: `DyLoRA (Frozen)`, `LoRA, ranks 1 to 64 searched`.
+    pub label: String,
+    /// The settings in which its runs differ from the recipe: `rank 16`; empty for the recipe.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+    /// Lines that belong together.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub block: String,
     /// The rank.
     pub rank: RankName,
     /// Seeds that have a record for any of the tasks.
@@ -60,6 +83,26 @@ pub struct Row {
     pub average: Option<f64>,
     /// The paper's average over all its tasks, where it is known.
     pub paper_average: Option<f64>,
+    /// What stands beside the metrics. In JSON an object by the measure's name.
+    #[serde(serialize_with = "measures", skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<(Measure, Option<Cell>)>,
+}
+
+/// What a table is besides its columns and numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Head {
+    /// Its name in print: `Table 4`.
+    pub number: String,
+    /// What it shows, half a sentence.
+    pub about: String,
+    /// Which profile the runs had.
+    pub profile: String,
+    /// Whether the lines of a rank stand together, and not those of a method.
+    pub by_rank: bool,
+    /// Whether the best and the worst number of a column are marked.
+    pub marked: bool,
+    /// What stands beside the metrics.
+    pub measures: Vec<Measure>,
 }
 
 /// What the numbers of a table are of.
@@ -80,6 +123,11 @@ pub struct Caption {
 pub struct Table {
     /// Its name: `glue`, `e2e`.
     pub table: String,
+    /// Its name in print: `Table 2`.
+    pub number: String,
+    /// What it shows, half a sentence.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub about: String,
     /// Which profile the runs had.
     pub profile: String,
     /// Its lines.
@@ -95,6 +143,8 @@ pub struct Table {
     #[serde(skip)]
     layout: Layout,
     #[serde(skip)]
+    by_rank: bool,
+    #[serde(skip)]
     settings: runs::Settings,
     /// Whether any number of the paper is known, so that brackets for it are worth printing.
     #[serde(skip)]
@@ -102,7 +152,7 @@ pub struct Table {
 }
 
 /// The method as the paper writes it.
-fn title(method: Method) -> &'static str {
+pub(crate) fn title(method: Method) -> &'static str {
     match method {
         Method::Lora => "LoRA",
         Method::DyLora => "DyLoRA",
@@ -113,6 +163,14 @@ fn title(method: Method) -> &'static str {
 
 fn number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     json_number(*value).serialize(serializer)
+}
+
+fn measures<S: Serializer>(measures: &[(Measure, Option<Cell>)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for (measure, cell) in measures {
+        map.serialize_entry(measure.name(), cell)?;
+    }
+    map.end()
 }
 
 fn cells<S: Serializer>(cells: &[(String, Option<Cell>)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -162,6 +220,7 @@ impl Table {
         Self::beside_cells(layout.paper.cells, layout, profile, methods, records)
     }
 
+    /// For each rank a block of methods, then each method's best rank, then fine-tuning.
     fn beside_cells(
         paper: &[paper::Cell],
         layout: Layout,
@@ -169,70 +228,30 @@ impl Table {
         methods: &[Method],
         records: &[Record],
     ) -> Table {
-        let ranks: BTreeSet<RankName> = records
+        let ranks = records.iter().flat_map(|r| r.ranks.iter().map(|row| row.rank));
+        let mut ranks: BTreeSet<RankName> = ranks.filter(|rank| *rank != RankName::Full).collect();
+        ranks.insert(RankName::Best);
+        let (whole, adapters): (Vec<Method>, Vec<Method>) = methods.iter().partition(|method| method.learns_base());
+        let mut lines: Vec<Line> = ranks
             .iter()
-            .flat_map(|r| r.ranks.iter().map(|row| row.rank))
+            .flat_map(|&rank| adapters.iter().map(move |&method| Line::plain(method, rank)))
             .collect();
-        let row = |method: Method, rank: RankName| {
-            let runs: Vec<&Record> = records
-                .iter()
-                .filter(|record| record.settings.method == method)
-                .collect();
-            let tasks: Vec<(String, Option<Cell>)> = layout
-                .columns
-                .iter()
-                .map(|column| {
-                    let cell = match rank {
-                        RankName::Best => best_cell(paper, column, method, &ranks, &runs),
-                        rank => cell(paper, column, method, rank, &runs),
-                    };
-                    (column.task.clone(), cell)
-                })
-                .collect();
-            let means: Option<Vec<f64>> = tasks
-                .iter()
-                .map(|(_, cell)| cell.as_ref().map(|cell| cell.mean))
-                .collect();
-            let seeds: BTreeSet<u64> = runs.iter().map(|record| record.settings.seed).collect();
-            Row {
-                method,
-                rank,
-                seeds: seeds.into_iter().collect(),
-                paper_average: published(paper, method, rank, paper::AVERAGE),
-                average: means
-                    .filter(|_| layout.has_average)
-                    .map(|means| means.iter().sum::<f64>() / means.len().max(1) as f64),
-                tasks,
-            }
-        };
-        let adapters = || methods.iter().copied().filter(|&method| method != Method::Full);
-        let numbered = ranks.iter().copied().filter(|rank| matches!(rank, RankName::At(_)));
-        let mut rows: Vec<Row> = numbered
-            .flat_map(|rank| adapters().map(move |method| (method, rank)))
-            .map(|(m, r)| row(m, r))
-            .collect();
-        rows.extend(adapters().map(|method| row(method, RankName::Best)));
-        if methods.contains(&Method::Full) {
-            rows.push(row(Method::Full, RankName::Full));
-        }
-        rows.retain(|row| row.tasks.iter().any(|(_, cell)| cell.is_some()));
-        let mut remarks: Vec<String> = Vec::new();
-        for note in records.iter().flat_map(|record| &record.notes) {
-            if !remarks.contains(note) {
-                remarks.push(note.clone());
-            }
-        }
-        Table {
-            table: layout.name.clone(),
+        lines.extend(whole.into_iter().map(|method| Line::plain(method, RankName::Full)));
+        let findings: Vec<Finding<'_>> = records.iter().map(Finding::of_recipe).collect();
+        let head = Head {
+            number: layout.paper.number.to_owned(),
             profile: profile.to_owned(),
-            rows,
-            caption: None,
-            remarks,
-            runs: records.iter().map(Run::new).collect(),
-            settings: runs::Settings::of(records),
-            paper_is_known: !paper.is_empty(),
-            layout,
-        }
+            by_rank: true,
+            ..Head::default()
+        };
+        Self::filled(paper, layout, head, &lines, &findings)
+    }
+
+    /// Fills lines in beside the paper's numbers. Those without any number are left out.
+    pub fn of(layout: Layout, head: Head, lines: &[Line], findings: &[Finding<'_>]) -> Table {
+        let tasks: Vec<&str> = layout.columns.iter().map(|column| column.task.as_str()).collect();
+        let cells = paper::table(&head.number, &tasks).map_or(&[][..], |table| table.cells);
+        Self::filled(cells, layout, head, lines, findings)
     }
 
     /// Says which model and data the numbers are of, in every form of the table.
@@ -243,24 +262,33 @@ impl Table {
         }
     }
 
+    /// The paper's table that this one is of; `None` if the paper has none.
+    fn papers(&self) -> Option<&'static PaperTable> {
+        let tasks: Vec<&str> = self.layout.columns.iter().map(|column| column.task.as_str()).collect();
+        paper::table(&self.number, &tasks)
+    }
+
     /// `Table 2`, or that it is only laid out like it.
-    fn title(&self) -> String {
-        let PaperTable {
-            number, data, split, ..
-        } = self.layout.paper;
-        match &self.caption {
-            None => format!("{number} ({data}, {split})"),
-            Some(caption) if caption.same_setting_as_paper => {
-                format!("{number}: {} on {}, {split}", caption.model, caption.data)
+    pub(crate) fn title(&self) -> String {
+        let split = self.layout.paper.split;
+        match (&self.caption, self.papers()) {
+            (None, _) => format!("{} ({}, {split})", self.number, self.layout.paper.data),
+            (Some(caption), Some(_)) if !caption.same_setting_as_paper => {
+                format!(
+                    "Laid out as {}: {} on {}, {split}",
+                    self.number, caption.model, caption.data
+                )
             }
-            Some(caption) => format!("Laid out as {number}: {} on {}, {split}", caption.model, caption.data),
+            (Some(caption), _) => format!("{}: {} on {}, {split}", self.number, caption.model, caption.data),
         }
     }
 
     /// What a reader must know of the paper's numbers, as the end of a sentence.
     fn about_paper(&self) -> String {
         let same = self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper);
-        let PaperTable { model, data, .. } = self.layout.paper;
+        let Some(PaperTable { model, data, .. }) = self.papers() else {
+            return "the paper has no such table".to_owned();
+        };
         // Without a caption nobody has said that the numbers may be compared.
         match (self.paper_is_known, same) {
             (false, true) => "the paper's numbers are not included yet".to_owned(),
@@ -280,86 +308,4 @@ impl Table {
         let caption = self.caption.as_ref().map_or(&[][..], |caption| &caption.notes);
         caption.iter().chain(&self.remarks)
     }
-}
-
-fn cell(paper: &[paper::Cell], column: &Column, method: Method, rank: RankName, runs: &[&Record]) -> Option<Cell> {
-    let values: Vec<f64> = runs
-        .iter()
-        .filter(|record| record.settings.task == column.task)
-        .filter_map(|record| {
-            record
-                .ranks
-                .iter()
-                .find(|row| row.rank == rank)?
-                .scores
-                .get(&column.metric)
-        })
-        .map(|value| column.scale * value)
-        .collect();
-    if values.is_empty() {
-        return None;
-    }
-    let (mean, std) = mean_std(&values);
-    Some(Cell {
-        metric: column.metric.clone(),
-        mean,
-        std,
-        runs: values.len(),
-        rank: None,
-        paper: published(paper, method, rank, &column.paper),
-    })
-}
-
-/// The cell of the rank with the best mean, the smaller rank of equals.
-fn best_cell(
-    paper: &[paper::Cell],
-    column: &Column,
-    method: Method,
-    ranks: &BTreeSet<RankName>,
-    runs: &[&Record],
-) -> Option<Cell> {
-    let mut best: Option<Cell> = None;
-    for &rank in ranks {
-        let RankName::At(number) = rank else { continue };
-        let Some(found) = cell(paper, column, method, rank, runs) else {
-            continue;
-        };
-        let is_better = |mean: f64, than: f64| if column.is_error { mean < than } else { mean > than };
-        if best
-            .as_ref()
-            .is_none_or(|best| is_better(found.mean, best.mean) || best.mean.is_nan())
-        {
-            best = Some(Cell {
-                rank: Some(number),
-                ..found
-            });
-        }
-    }
-    let paper = published(paper, method, RankName::Best, &column.paper);
-    best.map(|best| Cell { paper, ..best })
-}
-
-/// The paper's number for a place in the table.
-fn published(paper: &[paper::Cell], method: Method, rank: RankName, column: &str) -> Option<f64> {
-    let row = match rank {
-        RankName::At(rank) => paper::Row::Rank(rank),
-        RankName::Best => paper::Row::Best,
-        RankName::Full => paper::Row::Full,
-    };
-    paper::look_up(paper, method.name(), row, column).map(|number| number.mean)
-}
-
-/// Mean and sample standard deviation; 0 for one value.
-fn mean_std(values: &[f64]) -> (f64, f64) {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let freedom = values.len().saturating_sub(1);
-    (
-        mean,
-        if freedom == 0 {
-            0.0
-        } else {
-            (squares / freedom as f64).sqrt()
-        },
-    )
 }

@@ -83,7 +83,7 @@ const SHOWN: [&str; 3] = ["task", "method", "seed"];
 const PLACES: [&str; 2] = ["model", "data"];
 
 impl Settings {
-    pub(super) fn of(records: &[Record]) -> Settings {
+    pub(super) fn of(records: &[&Record]) -> Settings {
         let mut settings = Settings::default();
         let mut names: Vec<(String, Values)> = Vec::new();
         for record in records {

@@ -1,6 +1,6 @@
 //! A table as plain text and as Markdown.
 
-use super::{Cell, Table, title};
+use super::{Cell, Mark, Table};
 use crate::record::RankName;
 
 impl Table {
@@ -22,11 +22,11 @@ impl Table {
             text.push_str(&format!("Note: {}\n", one_line(note)));
         }
         let mut block = None;
-        for (rank, line) in &lines {
-            if block != Some(rank) {
+        for (name, line) in &lines {
+            if block != Some(name) {
                 text.push_str(&rule);
                 text.push('\n');
-                block = Some(rank);
+                block = Some(name);
             }
             let padded: Vec<String> = line
                 .iter()
@@ -55,8 +55,12 @@ impl Table {
     }
 
     fn legend(&self) -> String {
+        let about = match self.about.as_str() {
+            "" => String::new(),
+            about => format!("{}. ", one_line(about)),
+        };
         format!(
-            "{}, profile: {}. {}, mean ± standard deviation over the seeds; {}.",
+            "{}, profile: {}. {about}{}, mean ± standard deviation over the seeds; {}.",
             one_line(&self.title()),
             self.profile,
             self.layout.units,
@@ -65,20 +69,24 @@ impl Table {
     }
 
     /// Heading and lines as words, each with the block it belongs to.
-    fn lines(&self) -> Vec<(Option<RankName>, Vec<String>)> {
+    fn lines(&self) -> Vec<(Option<String>, Vec<String>)> {
         let mut heading = vec!["Rank".to_owned(), "Method".to_owned()];
         heading.extend(self.layout.columns.iter().map(|column| column.heading.clone()));
         if self.layout.has_average {
             heading.push("Avg".to_owned());
         }
+        heading.extend(self.rows.first().iter().flat_map(|row| {
+            let measures = row.measures.iter();
+            measures.map(|(measure, _)| measure.heading().to_owned())
+        }));
         let mut lines = vec![(None, heading)];
         for row in &self.rows {
             let rank = match row.rank {
                 RankName::At(rank) => rank.to_string(),
-                RankName::Best => "best".to_owned(),
                 RankName::Full => "–".to_owned(),
+                word => word.to_string(),
             };
-            let mut line = vec![rank, title(row.method).to_owned()];
+            let mut line = vec![rank, one_line(&row.label)];
             line.extend(self.layout.columns.iter().zip(&row.tasks).map(|(column, (_, cell))| {
                 cell.as_ref()
                     .map_or("–".to_owned(), |cell| self.words(cell, column.decimals))
@@ -88,7 +96,16 @@ impl Table {
                     format!("{mean:.2}{}", self.beside(row.paper_average, 2))
                 }));
             }
-            lines.push((Some(row.rank), line));
+            line.extend(row.measures.iter().map(|(measure, cell)| {
+                cell.as_ref()
+                    .map_or("–".to_owned(), |cell| self.words(cell, measure.decimals()))
+            }));
+            let block = if self.by_rank {
+                row.rank.to_string()
+            } else {
+                row.block.clone()
+            };
+            lines.push((Some(block), line));
         }
         lines
     }
@@ -101,6 +118,11 @@ impl Table {
         }
         if let Some(rank) = cell.rank {
             words.push_str(&format!(" ({rank})"));
+        }
+        match cell.mark {
+            Some(Mark::Best) => words.push_str(" ▲"),
+            Some(Mark::Worst) => words.push_str(" ▼"),
+            None => {}
         }
         words + &self.beside(cell.paper, decimals)
     }

@@ -178,7 +178,7 @@ pub(crate) fn add_meteor(
             run,
             match row.rank {
                 RankName::At(rank) => Some(rank),
-                RankName::Full | RankName::Best => None,
+                _ => None,
             },
         )
     };
