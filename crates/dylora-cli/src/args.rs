@@ -111,6 +111,9 @@ pub(crate) struct SettingsArgs {
     /// Only the first N training rows
     #[arg(long, value_name = "N")]
     max_train_rows: Option<usize>,
+    /// Ranks that are evaluated at the end, as 1,4,8 or 1..8 [default: every rank]
+    #[arg(long, value_name = "RANKS")]
+    eval_ranks: Option<Ranks>,
     /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32; on a GPU bf16, and tf32 for --method full]
     #[arg(long, value_name = "WORD", value_parser = choice::<Precision>(["f32", "f64", "tf32", "bf16"]))]
     precision: Option<Precision>,
@@ -153,6 +156,9 @@ impl SettingsArgs {
             clip
         );
         take!(max_length, token_budget, precision, label_smoothing);
+        if let Some(Ranks(ranks)) = &self.eval_ranks {
+            settings.eval_ranks = Some(ranks.clone());
+        }
         settings.warmup_steps = self.warmup_steps.or(settings.warmup_steps);
         settings.dropout = self.dropout.or(settings.dropout);
         settings.max_train_rows = self.max_train_rows.or(settings.max_train_rows);

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::record::LossCurve;
+use crate::record::{LossCurve, OpenPoint, Trace};
 
 /// Where a run is. Order of rows, ranks and dropout follow from seed and step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,12 @@ pub struct Position {
     pub step: u64,
     /// The loss so far.
     pub loss: LossCurve,
+    /// Its trace; a checkpoint of an earlier version has none, and the trace begins where it is taken up.
+    #[serde(default)]
+    pub trace: Trace,
+    /// The trace's next point.
+    #[serde(default)]
+    pub open: OpenPoint,
     /// Seconds of training so far.
     pub seconds: f64,
     /// Rows trained on so far.

@@ -137,7 +137,7 @@ impl TrainedModel {
         })
     }
 
-    /// Checks ranks asked for against those the run trained; an empty list stands for all of them.
+    /// Checks ranks asked for against those the run trained; an empty list stands for those it was evaluated at.
     ///
     /// # Errors
     /// If a rank is 0, or above the run's rank, or the run has none.
@@ -178,8 +178,8 @@ impl TrainedModel {
     /// If the rank is not one of the run's, or a row cannot be tokenised.
     pub fn predict(&self, rows: &[Example], rank: Option<usize>) -> Result<Vec<Prediction>> {
         let rank = match rank {
-            Some(rank) => self.ranks(&[rank])?.pop().flatten(),
-            None => self.ranks(&[])?.pop().flatten(),
+            Some(rank) => Some(self.check_rank(rank)?),
+            None => self.settings.adapter().map(|adapter| adapter.rank),
         };
         let rows = self.prepare(rows)?;
         let logits = self

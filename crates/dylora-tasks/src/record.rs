@@ -1,5 +1,6 @@
 //! What a finished run leaves behind: one JSON object with every setting, the numbers and where they came from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Deserializer, MapAccess, Visitor};
@@ -199,6 +200,65 @@ impl LossCurve {
     }
 }
 
+/// A run drawn with few points, whatever its length: loss and learning rate over the steps, and how often each rank was
+/// drawn.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trace {
+    /// The last step of each point, from 1; rising, and the last is the run's last step.
+    pub step: Vec<u64>,
+    /// Mean training loss over the steps since the point before, rows weighted equally.
+    pub loss: Vec<f64>,
+    /// Learning rate of the step.
+    pub lr: Vec<f64>,
+    /// Steps at each rank. Empty for `full`, which has no ranks, and for steps that train all of them at once.
+    pub ranks: BTreeMap<usize, u64>,
+}
+
+impl Trace {
+    /// Most points of a trace.
+    pub const POINTS: u64 = 200;
+
+    /// Steps from one point to the next in a run of so many; the last point may have fewer.
+    pub fn spacing(steps: u64) -> u64 {
+        steps.div_ceil(Self::POINTS).max(1)
+    }
+
+    /// Adds a step of a run of `steps`. `open` has the losses since the last point.
+    pub(crate) fn add(&mut self, open: &mut OpenPoint, steps: u64, step: &TracedStep) {
+        if let Some(rank) = step.rank {
+            *self.ranks.entry(rank).or_default() += 1;
+        }
+        open.sum += step.loss * step.rows as f64;
+        open.rows += step.rows as u64;
+        if step.step.is_multiple_of(Self::spacing(steps)) || step.step == steps {
+            self.step.push(step.step);
+            self.loss.push(open.sum / open.rows.max(1) as f64);
+            self.lr.push(step.lr);
+            *open = OpenPoint::default();
+        }
+    }
+}
+
+/// What the next point of a [`Trace`] is the mean of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpenPoint {
+    /// Sum of the losses of its rows so far.
+    pub sum: f64,
+    /// Its rows so far.
+    pub rows: u64,
+}
+
+/// What a [`Trace`] keeps of a step.
+pub(crate) struct TracedStep {
+    /// From 1.
+    pub(crate) step: u64,
+    pub(crate) loss: f64,
+    pub(crate) lr: f64,
+    pub(crate) rank: Option<usize>,
+    pub(crate) rows: usize,
+}
+
 /// Seconds and speeds of a run. They do not count time before an interruption that no checkpoint saw.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
@@ -254,7 +314,10 @@ pub struct Record {
     pub trainable: Vec<usize>,
     /// The loss over time.
     pub loss: LossCurve,
-    /// Metrics at every rank, on the last weights.
+    /// The same with few points, with the rate and the ranks drawn; empty in records of earlier versions.
+    #[serde(default)]
+    pub trace: Trace,
+    /// Metrics at every rank that is evaluated, on the last weights.
     pub ranks: Vec<RankScores>,
     /// What a person must know to read the metrics, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -288,6 +351,41 @@ mod tests {
         }
         assert!(serde_json::from_str::<RankName>("\"third\"").is_err());
         Ok(())
+    }
+
+    /// A trace of steps whose loss is their number; every third has one row, the others four.
+    fn trace_of(steps: u64) -> Trace {
+        let (mut trace, mut open) = (Trace::default(), OpenPoint::default());
+        for step in 1..=steps {
+            let step = TracedStep {
+                step,
+                loss: step as f64,
+                lr: 1.0 / step as f64,
+                rank: (step % 2 == 0).then_some(3),
+                rows: if step % 3 == 0 { 1 } else { 4 },
+            };
+            trace.add(&mut open, steps, &step);
+        }
+        assert_eq!(open, OpenPoint::default(), "the last step ends a point");
+        trace
+    }
+
+    #[test]
+    fn a_trace_has_few_points_that_weigh_rows_equally() {
+        let trace = trace_of(601);
+        assert_eq!((trace.step.len(), trace.step[..2].to_vec()), (151, vec![4, 8]));
+        assert_eq!(trace.step.last(), Some(&601));
+        assert_eq!(trace.loss[0], (4.0 + 8.0 + 3.0 + 16.0) / 13.0);
+        assert_eq!(trace.loss[150], 601.0);
+        assert_eq!(trace.lr[1], 1.0 / 8.0);
+        assert_eq!(trace.ranks, BTreeMap::from([(3, 300)]));
+        for steps in [1, 2, 199, 200, 201, 399, 400, 401, 100_003] {
+            let trace = trace_of(steps);
+            assert!(trace.step.len() as u64 <= Trace::POINTS, "{steps}");
+            assert_eq!(trace.step.last(), Some(&steps));
+            assert_eq!((trace.loss.len(), trace.lr.len()), (trace.step.len(), trace.step.len()));
+        }
+        assert_eq!(trace_of(200).step.len(), 200);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use crate::checkpoint::{Position, load_state, save_state};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
-use crate::record::{CodeVersion, RECORD_FORMAT, RankScores, Record, Timing};
+use crate::record::{CodeVersion, RECORD_FORMAT, RankScores, Record, Timing, TracedStep};
 use crate::run_dir::RunDir;
 use crate::settings::TrainSettings;
 use crate::train::{Outcome, RunOptions};
@@ -61,7 +61,7 @@ pub(crate) trait Job {
     /// Where it runs, in words.
     fn device(&self) -> String;
 
-    /// Metrics at every rank; `None` if the observer asked to stop.
+    /// Metrics at every rank of [`TrainSettings::ranks`]; `None` if the observer asked to stop.
     ///
     /// # Errors
     /// What the model or a metric reports; a file of the run that cannot be written.
@@ -144,15 +144,15 @@ pub(crate) fn run(
                 .is_some_and(|every| at.is_multiple_of(every.max(1)));
             // A GPU has this step to work on while the one before is reported.
             if let Some(before) = begun.replace(next) {
-                before.end(&mut position, observer)?;
+                before.end(&mut position, steps, observer)?;
             }
             let done = begun.as_ref().is_some_and(|begun| begun.submitted.is_done());
             if epoch_ends || due || done {
-                end(&mut begun, &mut position, observer)?;
+                end(&mut begun, &mut position, steps, observer)?;
             }
             let stop = observer.should_stop() && at < steps;
             if stop {
-                end(&mut begun, &mut position, observer)?;
+                end(&mut begun, &mut position, steps, observer)?;
             }
             position.seconds += started.elapsed().as_secs_f64();
             if epoch_ends {
@@ -209,14 +209,22 @@ impl Begun {
         })
     }
 
-    /// Waits for the step, counts it and tells of it.
-    fn end(self, position: &mut Position, observer: &mut dyn Observer) -> Result<()> {
+    /// Waits for the step, counts it among `steps` and tells of it.
+    fn end(self, position: &mut Position, steps: u64, observer: &mut dyn Observer) -> Result<()> {
         let Begun {
             rows, tokens, epoch, ..
         } = self;
         let report = in_epoch(self.submitted.report(), epoch)?;
         position.step += 1;
         position.loss.add(report.loss, rows);
+        let traced = TracedStep {
+            step: position.step,
+            loss: report.loss,
+            lr: report.lr,
+            rank: report.rank,
+            rows,
+        };
+        position.trace.add(&mut position.open, steps, &traced);
         position.rows += rows as u64;
         position.tokens += tokens as u64;
         observer.event(&Event::Step {
@@ -234,8 +242,10 @@ impl Begun {
 }
 
 /// Ends the step that was begun, if there is one.
-fn end(begun: &mut Option<Begun>, position: &mut Position, observer: &mut dyn Observer) -> Result<()> {
-    begun.take().map_or(Ok(()), |begun| begun.end(position, observer))
+fn end(begun: &mut Option<Begun>, position: &mut Position, steps: u64, observer: &mut dyn Observer) -> Result<()> {
+    begun
+        .take()
+        .map_or(Ok(()), |begun| begun.end(position, steps, observer))
 }
 
 fn finish(
@@ -277,6 +287,7 @@ fn finish(
                 .map_or(0, |since| since.as_secs()),
         },
         loss: position.loss,
+        trace: position.trace,
         settings,
     };
     run.write_record(&record)?;

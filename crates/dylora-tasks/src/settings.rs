@@ -261,6 +261,10 @@ pub struct TrainSettings {
     /// The texts that a run of a generation task is judged by; without it the loss on the dev split is its measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writing: Option<Writing>,
+    /// The ranks that are evaluated at the end, rising; `None`, and not written, for all of `rank_min..=rank`. Of no
+    /// consequence to `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_ranks: Option<Vec<usize>>,
     /// Seed of every random stream.
     pub seed: u64,
     /// Precision of weights and activations.
@@ -319,6 +323,7 @@ impl TrainSettings {
             dropout: None,
             label_smoothing: 0.0,
             writing: None,
+            eval_ranks: None,
             seed: 10,
             precision: crate::device::default_precision(),
         }
@@ -424,6 +429,7 @@ impl TrainSettings {
                 format!("{} is not a number above 0", self.alpha),
             )?;
             share("adapter-dropout", self.adapter_dropout)?;
+            self.check_eval_ranks()?;
         }
         check(self.epochs >= 1, "epochs", "0 epochs train nothing".into())?;
         check(self.batch_size >= 1, "batch-size", "0 rows a step train nothing".into())?;
@@ -458,6 +464,21 @@ impl TrainSettings {
             writing.validate(self.max_length)?;
         }
         Ok(())
+    }
+
+    fn check_eval_ranks(&self) -> Result<()> {
+        let Some(ranks) = &self.eval_ranks else { return Ok(()) };
+        let fail = |message: String| Err(Error::argument("--eval-ranks", message));
+        if ranks.is_empty() {
+            return fail("no rank is named".to_owned());
+        }
+        if let Some(rank) = ranks.iter().find(|rank| !(self.rank_min..=self.rank).contains(rank)) {
+            return fail(format!("{rank} is not in {}..={}", self.rank_min, self.rank));
+        }
+        match ranks.windows(2).find(|pair| pair[0] >= pair[1]) {
+            Some(pair) => fail(format!("{} stands before {}; ranks rise", pair[0], pair[1])),
+            None => Ok(()),
+        }
     }
 
     /// Where the base model's weights are: in `moved`, if somebody says so, else where training read them.
@@ -538,7 +559,10 @@ impl TrainSettings {
     pub fn ranks(&self) -> Vec<Option<usize>> {
         match self.method {
             Method::Full => vec![None],
-            _ => (self.rank_min..=self.rank).map(Some).collect(),
+            _ => match &self.eval_ranks {
+                Some(ranks) => ranks.iter().copied().map(Some).collect(),
+                None => (self.rank_min..=self.rank).map(Some).collect(),
+            },
         }
     }
 
@@ -613,7 +637,7 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut TrainSettings);
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 18] = [
             ("--rank:", |s| s.rank = 0),
             ("--rank-min", |s| s.rank_min = 0),
             ("--rank-min", |s| s.rank_min = 9),
@@ -628,6 +652,10 @@ mod tests {
             ("--clip", |s| s.clip = -1.0),
             ("--warmup-ratio", |s| s.warmup_ratio = 1.5),
             ("--dropout", |s| s.dropout = Some(1.0)),
+            ("--eval-ranks", |s| s.eval_ranks = Some(vec![])),
+            ("--eval-ranks", |s| s.eval_ranks = Some(vec![1, 9])),
+            ("--eval-ranks", |s| s.eval_ranks = Some(vec![1, 4, 4])),
+            ("--eval-ranks", |s| (s.rank_min, s.eval_ranks) = (2, Some(vec![1, 4]))),
         ];
         assert!(settings().validate().is_ok());
         for (name, change) in cases {
@@ -636,6 +664,31 @@ mod tests {
             let message = bad.validate().err().map(|e| e.to_string()).unwrap_or_default();
             assert!(message.starts_with(name), "{name}: {message:?}");
         }
+    }
+
+    #[test]
+    fn settings_that_have_their_default_are_not_written_and_not_missed() -> std::result::Result<(), serde_json::Error> {
+        let text = serde_json::to_string(&settings())?;
+        assert!(!text.contains("eval_ranks"), "{text}");
+        assert_eq!(serde_json::from_str::<TrainSettings>(&text)?, settings());
+        let some = TrainSettings {
+            eval_ranks: Some(vec![1, 4, 8]),
+            ..settings()
+        };
+        assert_eq!(some.validate().map_err(|error| error.to_string()), Ok(()));
+        assert_eq!(some.ranks(), [1, 4, 8].map(Some));
+        assert_eq!(settings().ranks(), [1, 2, 3, 4, 5, 6, 7, 8].map(Some));
+        assert!(some.to_toml().contains("eval-ranks = [1,4,8]"), "{}", some.to_toml());
+        let full = TrainSettings {
+            method: Method::Full,
+            ..some.clone()
+        };
+        assert_eq!(full.ranks(), [None]);
+        assert_eq!(
+            serde_json::from_str::<TrainSettings>(&serde_json::to_string(&some)?)?,
+            some
+        );
+        Ok(())
     }
 
     #[test]

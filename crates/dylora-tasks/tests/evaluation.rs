@@ -57,6 +57,31 @@ fn a_run_read_back_gives_its_record() -> TestResult {
 }
 
 #[test]
+fn only_the_ranks_asked_for_are_evaluated() -> TestResult {
+    let fixture = Fixture::new()?;
+    let (every, some) = (fixture.run("every"), fixture.run("some"));
+    let settings = TrainSettings {
+        eval_ranks: Some(vec![1, 3]),
+        ..fixture.settings()
+    };
+    let Outcome::Finished(all) = train(&fixture.settings(), &every, RunOptions::default(), &mut ())? else {
+        return Err("interrupted".into());
+    };
+    let Outcome::Finished(few) = train(&settings, &some, RunOptions::default(), &mut ())? else {
+        return Err("interrupted".into());
+    };
+    assert_eq!(few.ranks, [all.ranks[0].clone(), all.ranks[2].clone()]);
+    assert_eq!(few.trainable, [all.trainable[0], all.trainable[2]]);
+    assert_eq!(few.trace, all.trace);
+    // The model still has every rank, and answers at the largest unless told otherwise.
+    let (all, few) = (TrainedModel::open(&every, None)?, TrainedModel::open(&some, None)?);
+    assert_eq!(few.ranks(&[])?, [Some(1), Some(3)]);
+    let rows = few.rows(Split::Dev, None)?;
+    assert_eq!(few.predict(&rows, None)?, all.predict(&rows, Some(4))?);
+    Ok(())
+}
+
+#[test]
 fn how_rows_share_passes_does_not_matter() -> TestResult {
     let fixture = Fixture::new()?;
     let dir = fixture.run("full");

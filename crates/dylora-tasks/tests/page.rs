@@ -5,7 +5,9 @@ use std::path::Path;
 use dylora_tasks::glue;
 use dylora_tasks::nn::Method;
 use dylora_tasks::paper::{self, Published};
-use dylora_tasks::record::{CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing};
+use dylora_tasks::record::{
+    CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing, Trace,
+};
 use dylora_tasks::settings::{DataSource, TrainSettings};
 use dylora_tasks::table::{Caption, Table};
 use roxmltree::{Document, Node, ParsingOptions};
@@ -50,6 +52,7 @@ fn record(task: &str, method: Method, seed: u64, values: &[f64]) -> Record {
             epochs: vec![0.7, 0.123_44],
             ..LossCurve::default()
         },
+        trace: Trace::default(),
         ranks: ranks.collect(),
         notes: Vec::new(),
         timing: Timing {

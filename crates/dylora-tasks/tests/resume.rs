@@ -45,6 +45,17 @@ fn stopped_equals_whole(settings: &TrainSettings, fixture: &Fixture, name: &str,
     assert_eq!(bytes(&parts)?, bytes(&whole)?, "trained tensors");
     assert_eq!(record.ranks, expected.ranks);
     assert_eq!(record.loss, expected.loss);
+    assert_eq!(
+        serde_json::to_string(&record.trace)?,
+        serde_json::to_string(&expected.trace)?
+    );
+    assert_eq!(record.trace.step, (1..=12).collect::<Vec<_>>());
+    let drawn = |rank| steps.iter().filter(|step| step.2 == Some(rank)).count() as u64;
+    let drawn: Vec<_> = (1..=4)
+        .map(|rank| (rank, drawn(rank)))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(record.trace.ranks.into_iter().collect::<Vec<_>>(), drawn);
     assert_eq!(record.timing.resumed as usize, stops.len());
     Ok(())
 }

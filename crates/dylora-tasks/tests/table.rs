@@ -4,7 +4,9 @@ use std::path::Path;
 
 use dylora_tasks::glue;
 use dylora_tasks::nn::Method;
-use dylora_tasks::record::{CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing};
+use dylora_tasks::record::{
+    CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing, Trace,
+};
 use dylora_tasks::settings::{DataSource, TrainSettings};
 use dylora_tasks::table::Table;
 
@@ -34,6 +36,7 @@ fn record(task: &str, method: Method, seed: u64, metric: &str, values: &[f64]) -
         steps: 1,
         trainable: vec![1; values.len()],
         loss: LossCurve::default(),
+        trace: Trace::default(),
         ranks: ranks.collect(),
         notes: Vec::new(),
         timing: Timing::default(),
