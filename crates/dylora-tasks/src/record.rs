@@ -15,14 +15,14 @@ use crate::settings::TrainSettings;
 pub enum RankName {
     /// Adapters cut to this rank.
     At(usize),
-    /// No adapters: every weight was trained.
-    Full,
     /// The best rank of each task.
     Best,
     /// The worst rank of each task.
     Worst,
     /// The mean over the ranks.
     Mean,
+    /// No adapters: every weight was trained.
+    Full,
 }
 
 /// The ranks that are words.

@@ -56,7 +56,7 @@ pub struct Study {
 }
 
 /// One run of a row, for every task and seed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Arm {
     /// The settings in which it differs from the recipe; two arms with the same are the same.
     changes: Vec<(String, Value)>,
@@ -89,7 +89,7 @@ impl Study {
         Ok(Runs::new(all))
     }
 
-    /// The runs of one table.
+    /// The runs of one table, each once.
     ///
     /// # Errors
     /// As [`Study::runs`].
@@ -118,7 +118,8 @@ impl Study {
                                 Error::argument(format!("{}, row {}", spec.name, index + 1), error.to_string())
                             }
                         })?;
-                        all.push(self.experiment(settings, &arm));
+                        let experiment = self.experiment(settings, &arm);
+                        add(&mut all, experiment)?;
                     }
                 }
             }
@@ -341,15 +342,6 @@ impl Recipe {
     }
 }
 
-impl Default for Arm {
-    fn default() -> Self {
-        Arm {
-            changes: Vec::new(),
-            rank: None,
-        }
-    }
-}
-
 impl Arm {
     /// The changes that a name tells. Which ranks are evaluated follows from the others.
     fn named(&self) -> impl Iterator<Item = &(String, Value)> {
@@ -381,6 +373,24 @@ impl Arm {
             .map(|(name, value)| plain(format!("{name}-{}", word(value))));
         words.collect::<Vec<_>>().join("_")
     }
+}
+
+/// Adds a run that is not there yet.
+///
+/// # Errors
+/// If its directory is that of a run with other settings.
+fn add(all: &mut Vec<Experiment>, experiment: Experiment) -> Result<()> {
+    match all.iter().find(|known| known.dir == experiment.dir) {
+        None => all.push(experiment),
+        Some(known) if known.settings == experiment.settings => {}
+        Some(known) => {
+            return Err(Error::file(
+                &known.dir,
+                "two runs of different settings would stand here",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Numbers are equal if their values are: TOML tells 16 from 16.0.

@@ -384,7 +384,7 @@ fn runs_and_settings_stand_below() {
     assert_eq!(json["runs"][0]["seed"], 10);
     assert_eq!(json["runs"][0]["last_epoch_loss"], 0.123_44);
     let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["table", "profile", "rows", "caption", "runs"]);
+    assert_eq!(keys, ["table", "number", "profile", "rows", "caption", "runs"]);
 }
 
 #[test]

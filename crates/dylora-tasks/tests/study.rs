@@ -5,7 +5,9 @@ use std::path::Path;
 
 use dylora_tasks::experiment::Experiment;
 use dylora_tasks::nn::Method;
-use dylora_tasks::record::{CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing};
+use dylora_tasks::record::{
+    CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing, Trace,
+};
 use dylora_tasks::settings::{DataSource, TrainSettings};
 use dylora_tasks::study::{Recipe, Sheet, Study};
 use dylora_tasks::table::{Mark, Table};
@@ -46,6 +48,7 @@ fn record(experiment: &Experiment, seconds: f64, value: impl Fn(usize) -> f64) -
     let settings = experiment.settings.clone();
     let metric = match settings.task.as_str() {
         "cola" => "matthews",
+        "sts-b" => "pearson",
         _ => "accuracy",
     };
     let scores = |rank: Option<usize>| RankScores {
@@ -61,6 +64,7 @@ fn record(experiment: &Experiment, seconds: f64, value: impl Fn(usize) -> f64) -
         train_rows: 1,
         steps: 1,
         loss: LossCurve::default(),
+        trace: Trace::default(),
         ranks,
         notes: Vec::new(),
         timing: Timing {

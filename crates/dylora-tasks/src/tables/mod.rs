@@ -397,7 +397,7 @@ mod tests {
         for (text, words) in [
             ("tasks = [\"mrcp\"]\nrows = []", "mrpc"),
             ("tasks = [\"mrpc\"]\nrows = []", "without rows"),
-            ("tasks = [\"mrpc\"]\ntask = 1\n[[rows]]", "unknown field"),
+            ("tasks = [\"mrpc\"]\ntask = 1\nrows = []", "unknown field"),
             (
                 "tasks = [\"mrpc\"]\n[[rows]]\nmethod = \"lora\"\nranks = [0]",
                 "not a rank",
