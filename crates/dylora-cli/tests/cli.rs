@@ -123,7 +123,7 @@ fn reproduce_prints_and_writes_the_table() -> TestResult {
     );
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        stderr.starts_with("reproduce glue: 2 runs (1 tasks x 2 methods x 1 seeds); profile: given model and data"),
+        stderr.starts_with("reproduce glue: 2 runs; profile: given model and data"),
         "{stderr}"
     );
     let lines: Vec<_> = stderr.lines().collect();
