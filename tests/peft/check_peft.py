@@ -69,7 +69,7 @@ def classifier(name, model, work):
     run, rows = work / f"{name}-run", work / "dev.tsv"
     lines = (args.data / "MRPC/dev.tsv").read_text(encoding="utf-8-sig").splitlines()
     rows.write_text("\n".join(lines[: ROWS + 1]) + "\n")
-    settings = ["--rank", RANK, "--batch-size", 16, "--lr", "3e-3", "--max-length", 128]
+    settings = ["--rank", RANK, "--scale", args.scale, "--batch-size", 16, "--lr", "3e-3", "--max-length", 128]
     dylora("train", "--task", "mrpc", "--model", model, "--data", args.data, "--epochs", 3, "--max-train-rows", 64, "--out", run, *settings)
     tokenizer = AutoTokenizer.from_pretrained(model)
     encoded = [tokenizer(r["#1 String"], r["#2 String"], return_tensors="pt", truncation=True, max_length=128) for r in tsv(rows)]
@@ -147,7 +147,7 @@ def language_model(name, model, work):
         return [row["loss"] for row in json.loads((run / "record.json").read_text())["ranks"]]
 
     run = work / f"{name}-run"
-    losses = train(run, "--rank", RANK, "--lr", "1e-2")
+    losses = train(run, "--rank", RANK, "--scale", args.scale, "--lr", "1e-2")
     base = lambda: AutoModelForCausalLM.from_pretrained(model)
     for b in args.ranks:
         out = work / f"{name}-peft-{b}"
@@ -193,6 +193,7 @@ parser.add_argument("--model", required=True, type=Path)
 parser.add_argument("--data", required=True, type=Path)
 parser.add_argument("--tokenizers", required=True, type=Path)
 parser.add_argument("--only", nargs="*", default=["bert", "roberta", "gpt2"], help="some of the models")
+parser.add_argument("--scale", default="alpha/b", help="the rule that dylora trains with")
 parser.add_argument("--ranks", nargs="*", type=int, default=range(1, RANK + 1), help="some of the ranks")
 args = parser.parse_args()
 torch.set_num_threads(1)

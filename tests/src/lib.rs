@@ -6,7 +6,8 @@ mod book;
 use dylora_nn::autograd::Parameter;
 use dylora_nn::tensor::{DType, Device, Purpose, Segments, Stream, Tensor};
 use dylora_nn::{
-    AdapterInit, AdapterSettings, EncoderConfig, Family, Inputs, Result, Selected, SequenceClassifier, Target,
+    AdapterInit, AdapterSettings, EncoderConfig, Family, Inputs, Result, ScaleRule, Selected, SequenceClassifier,
+    Target,
 };
 
 /// A small encoder of width 8 with two heads and a feed-forward part of width 12.
@@ -30,10 +31,11 @@ pub fn config(family: Family, num_layers: usize, dropout: f64) -> EncoderConfig 
 }
 
 /// Adapters with alpha = 1 on the given layers.
-pub fn adapter(rank: usize, targets: &[Target], dropout: f64) -> AdapterSettings {
+pub fn adapter(rank: usize, scale: ScaleRule, targets: &[Target], dropout: f64) -> AdapterSettings {
     AdapterSettings {
         rank,
         alpha: 1.0,
+        scale,
         targets: targets.to_vec(),
         dropout,
         init: AdapterInit::KaimingUniform,

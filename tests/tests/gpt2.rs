@@ -10,7 +10,7 @@ use dylora_nn::autograd::{OpKind, Parameter, RankSlice, Tape};
 use dylora_nn::tensor::{DType, Device, Error as TensorError, Purpose, Stream, Tensor};
 use dylora_nn::{
     AdapterInit, AdapterSettings, CausalInputs, Checkpoint, Ctx, Error, Gpt2Config, Gpt2LanguageModel, Method, Result,
-    Target, save_tensors,
+    ScaleRule, Target, save_tensors,
 };
 use dylora_tests::{gradient, values};
 
@@ -275,7 +275,7 @@ fn frozen_weights_have_no_gradient_and_the_tape_keeps_none_of_them() -> TestResu
 }
 
 /// A tiny GPT-2 in f64 of which no weight has a special value.
-fn random_model(dropout: f64, targets: Option<&[Target]>, seed: u64) -> Result<Gpt2LanguageModel> {
+fn random_model(dropout: f64, scale: ScaleRule, targets: Option<&[Target]>, seed: u64) -> Result<Gpt2LanguageModel> {
     let config = Gpt2Config {
         vocab_size: 19,
         max_positions: 12,
@@ -292,6 +292,7 @@ fn random_model(dropout: f64, targets: Option<&[Target]>, seed: u64) -> Result<G
     let settings = targets.map(|targets| AdapterSettings {
         rank: 3,
         alpha: 1.0,
+        scale,
         targets: targets.to_vec(),
         dropout,
         init: AdapterInit::KaimingUniform,
@@ -314,7 +315,7 @@ fn random_model(dropout: f64, targets: Option<&[Target]>, seed: u64) -> Result<G
 #[test]
 fn a_step_keeps_what_the_formula_says() -> TestResult {
     let (hidden, wide, heads, layers) = (8, 12, 2, 2);
-    let model = random_model(0.0, Some(&[Target::Query, Target::Value]), 7)?;
+    let model = random_model(0.0, ScaleRule::OverB, Some(&[Target::Query, Target::Value]), 7)?;
     for texts in [
         &[(&[1, 2, 3, 4, 18][..], 2), (&[5, 6], 1), (&[7, 8, 9], 0)][..],
         &[(&[1, 2, 3, 4, 18], 4), (&[5, 6], 1)],
@@ -369,9 +370,13 @@ fn a_whole_model_matches_central_differences_in_every_mode() -> TestResult {
         (Some(all), Method::DyLora),
         (None, Method::Full),
     ];
-    for (seed, dropout) in [(1, 0.0), (2, 0.2), (3, 0.2)] {
+    for (seed, dropout, scale) in [
+        (1, 0.0, ScaleRule::OverR),
+        (2, 0.2, ScaleRule::OverB),
+        (3, 0.2, ScaleRule::OverSqrtB),
+    ] {
         for (targets_adapted, method) in modes {
-            let model = random_model(dropout, targets_adapted, seed)?;
+            let model = random_model(dropout, scale, targets_adapted, seed)?;
             for b in 1..=if method == Method::Full { 1 } else { 3 } {
                 let slice = method.slice(b, 3);
                 model.slice().set(slice.clone());
@@ -392,7 +397,7 @@ fn a_whole_model_matches_central_differences_in_every_mode() -> TestResult {
                 // Tolerance and floor are those of truncation_gradients.rs.
                 for derivative in found {
                     let error = derivative.relative_error(1e-4);
-                    assert!(error < 1e-7, "{method} at {b}: {error:e} in {derivative:?}");
+                    assert!(error < 1e-7, "{method}, {scale}, at {b}: {error:e} in {derivative:?}");
                 }
             }
         }

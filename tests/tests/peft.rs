@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use dylora_nn::autograd::{RankSlice, Tape};
 use dylora_nn::tensor::{DType, Device, Segments, Tensor};
 use dylora_nn::{
-    CausalInputs, Checkpoint, Ctx, EncoderConfig, Gpt2Config, Gpt2LanguageModel, Inputs, Selected, SequenceClassifier,
-    Target, save_tensors,
+    CausalInputs, Checkpoint, Ctx, EncoderConfig, Gpt2Config, Gpt2LanguageModel, Inputs, ScaleRule, Selected,
+    SequenceClassifier, Target, save_tensors,
 };
 use dylora_tasks::adapter::{ExportFormat, StartingAdapter, export, inspect};
 use dylora_tasks::run_dir::RunDir;
@@ -303,6 +303,109 @@ fn an_export_at_rank_b_is_the_adapter_at_rank_b() -> TestResult {
         assert_eq!(inspect(&run)?.facts["ranks"], "1..4");
     }
     Ok(())
+}
+
+/// With every rule PEFT's factor is that of the rank, and what is read back has the same logits at every rank that is left.
+#[test]
+fn an_export_keeps_the_scale_of_its_rank() -> TestResult {
+    for name in ["roberta", "bert", "gpt2"] {
+        let case = Case::open(name)?;
+        let gpt2 = case.is_gpt2();
+        for scale in ScaleRule::ALL.iter().copied() {
+            let (model, settings) = case.starting(&case.dir.join("loralib.safetensors"), |settings| {
+                settings.scale = scale;
+            })?;
+            let dir = tempfile::tempdir()?;
+            let run = dir.path().join("run");
+            case.run(&run, &model, &settings)?;
+            let expected = (1..=RANK)
+                .map(|b| case.logits(&model, b))
+                .collect::<Result<Vec<_>, _>>()?;
+            let check = |out: &Path, b: usize| -> TestResult {
+                let what = format!("{name}, {scale}, rank {b}");
+                let config: serde_json::Value =
+                    serde_json::from_str(&fs::read_to_string(out.join("adapter_config.json"))?)?;
+                let read = |key: &str| config[key].as_f64().ok_or(format!("{what}: no {key}"));
+                let (r, rslora) = (read("r")?, config["use_rslora"] == true);
+                let theirs = read("lora_alpha")? / if rslora { r.sqrt() } else { r };
+                let own = scale.at(ALPHA, b, RANK);
+                assert!(
+                    (theirs - own).abs() <= 4.0 * f64::EPSILON * own,
+                    "{what}: {theirs} is not {own}"
+                );
+                assert_eq!(rslora, scale == ScaleRule::OverSqrtB, "{what}");
+                if !gpt2 {
+                    let alpha = match scale {
+                        ScaleRule::OverR => serde_json::json!(3 * b),
+                        _ => serde_json::json!(12),
+                    };
+                    assert_eq!(
+                        (&config["r"], &config["lora_alpha"]),
+                        (&serde_json::json!(b), &alpha),
+                        "{what}"
+                    );
+                }
+                let (again, suggested) = case.starting(out, |_| ())?;
+                assert_eq!((suggested.rank, suggested.scale), (b, scale), "{what}");
+                for c in 1..=b {
+                    assert_close(
+                        &case.logits(&again, c)?,
+                        &expected[c - 1],
+                        &format!("{what}, read at {c}"),
+                    );
+                }
+                // Another rule gives the same function at the adapter's own rank.
+                let (other, _) = case.starting(out, |settings| {
+                    settings.scale = ScaleRule::OverR;
+                    settings.rank = RANK + 3;
+                })?;
+                assert_close(
+                    &case.logits(&other, b)?,
+                    &expected[b - 1],
+                    &format!("{what}, another rule"),
+                );
+                Ok(())
+            };
+            for b in 1..=RANK {
+                let out = dir.path().join(format!("peft-{b}"));
+                export(&run, None, &out, ExportFormat::Peft, Some(b), false)?;
+                check(&out, b)?;
+                let merged = dir.path().join(format!("merged-{b}"));
+                export(&run, None, &merged, ExportFormat::Merged, Some(b), false)?;
+                let plain = case.model(&merged, None)?;
+                assert_close(
+                    &case.logits(&plain, 0)?,
+                    &expected[b - 1],
+                    &format!("{name}, {scale}, merged at {b}"),
+                );
+            }
+            let all = dir.path().join("all");
+            export(&run, None, &all, ExportFormat::Peft, None, true)?;
+            check(&all, RANK)?;
+            assert_eq!(inspect(&run)?.facts["scale"], scale.name());
+            let noted = &inspect(&all)?.facts["dylora"];
+            let named = (scale != ScaleRule::default()).then_some(scale.name());
+            assert_eq!(noted.get("scale").and_then(|word| word.as_str()), named);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_adapter_scaled_by_the_root_of_its_rank_keeps_that_rule() -> TestResult {
+    let case = Case::open("roberta")?;
+    let dir = tempfile::tempdir()?;
+    let mut config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(case.dir.join("adapter/adapter_config.json"))?)?;
+    // 6 / √4 is 12 / 4.
+    config["lora_alpha"] = 6.into();
+    config["use_rslora"] = true.into();
+    fs::write(dir.path().join("adapter_config.json"), config.to_string())?;
+    let weights = "adapter_model.safetensors";
+    fs::copy(case.dir.join("adapter").join(weights), dir.path().join(weights))?;
+    let (model, settings) = case.starting(dir.path(), |_| ())?;
+    assert_eq!((settings.alpha, settings.scale), (6.0, ScaleRule::OverSqrtB));
+    case.assert_logits(&model, RANK, &format!("b{RANK}/logits"))
 }
 
 #[test]

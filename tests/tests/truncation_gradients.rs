@@ -1,13 +1,13 @@
 //! The heart of the matter: truncation gradients match the finite-difference oracle, for a whole model.
 //!
-//! A tiny RoBERTa and a tiny BERT in f64, at every rank b, where all ranks up to b learn and where only rank b does, with
+//! A tiny RoBERTa and a tiny BERT in f64, with any rule for the scale, at every rank b, where all ranks up to b learn and where only rank b does, with
 //! dropout (the same bits on every call) and without: the gradients of A, B and head against central differences, and
 //! exactly zero outside what learns. The same for every weight in full fine-tuning.
 
 use dylora_autograd::gradcheck::{self, Derivative};
 use dylora_autograd::tensor::{Device, Error as TensorError, Purpose, Stream, Tensor};
 use dylora_autograd::{Parameter, RankSlice, Result, Tape, Var, ops};
-use dylora_nn::{Ctx, Error, Family, Inputs, Method, SequenceClassifier, Target};
+use dylora_nn::{Ctx, Error, Family, Inputs, Method, ScaleRule, SequenceClassifier, Target};
 use dylora_tests::{adapter, config, gradient, packed, random_model, values};
 use proptest::prelude::*;
 
@@ -23,6 +23,7 @@ const FLOOR: f64 = 1e-4;
 struct Case {
     family: Family,
     rank: usize,
+    scale: ScaleRule,
     targets: Vec<Target>,
     lengths: Vec<usize>,
     /// One label is regression.
@@ -32,6 +33,7 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let family = prop_oneof![Just(Family::Roberta), Just(Family::Bert)];
+    let scale = prop::sample::select(ScaleRule::ALL);
     let targets = prop_oneof![
         2 => Just(vec![Target::Query, Target::Value]),
         1 => Just(Target::ALL.to_vec()),
@@ -45,10 +47,11 @@ fn case() -> impl Strategy<Value = Case> {
             lengths
         })
     });
-    (family, 3..=4usize, targets, lengths, 1..=3usize, any::<u64>()).prop_map(
-        |(family, rank, targets, lengths, num_labels, seed)| Case {
+    (family, 3..=4usize, scale, targets, lengths, 1..=3usize, any::<u64>()).prop_map(
+        |(family, rank, scale, targets, lengths, num_labels, seed)| Case {
             family,
             rank,
+            scale,
             targets,
             lengths,
             num_labels,
@@ -70,7 +73,7 @@ struct Task {
 impl Task {
     fn new(case: &Case, adapted: bool, dropout: f64) -> dylora_nn::Result<Self> {
         let config = config(case.family, 2, dropout);
-        let adapter = adapted.then(|| adapter(case.rank, &case.targets, dropout));
+        let adapter = adapted.then(|| adapter(case.rank, case.scale, &case.targets, dropout));
         let count = case.lengths.len();
         let classes: Vec<i32> = (0..count).map(|i| (i % case.num_labels) as i32).collect();
         Ok(Task {
@@ -193,6 +196,7 @@ fn a_frozen_slice_has_the_gradient_of_the_prefix_on_its_own_rank() -> dylora_nn:
     let case = Case {
         family: Family::Roberta,
         rank: 4,
+        scale: ScaleRule::OverSqrtB,
         targets: Target::ALL.to_vec(),
         lengths: vec![3, 1, 5],
         num_labels: 2,

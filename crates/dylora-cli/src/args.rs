@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dylora_tasks::device::{self, DeviceChoice};
 use dylora_tasks::metric::text::meteor::Data;
-use dylora_tasks::nn::{AdapterInit, Distribution, Objective, Target, Update};
+use dylora_tasks::nn::{AdapterInit, Distribution, Objective, ScaleRule, Target, Update};
 use dylora_tasks::settings::{Optimizer, Precision, TrainSettings, Writing};
 
 use crate::failure::Failure;
@@ -45,6 +45,9 @@ pub(crate) struct SettingsArgs {
     /// Adapters are scaled by alpha / b at rank b [default: 16; text tasks: 32]
     #[arg(long, value_name = "X")]
     alpha: Option<f64>,
+    /// The scale at rank b of r: alpha/b, alpha/r or alpha/sqrt-b [default: alpha/b]
+    #[arg(long, value_name = "RULE", value_parser = choice::<ScaleRule>(ScaleRule::ALL.iter().map(|word| word.name())))]
+    scale: Option<ScaleRule>,
     /// Layers with an adapter, of query,key,value,attention_output,intermediate,output [default: query,value]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = choice::<Target>(Target::ALL.iter().map(|word| word.name())))]
     targets: Option<Vec<Target>>,
@@ -136,6 +139,7 @@ impl SettingsArgs {
             rank,
             rank_min,
             alpha,
+            scale,
             targets,
             adapter_init,
             adapter_dropout,

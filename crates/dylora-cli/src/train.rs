@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Labels are numbers to predict, not classes
     #[arg(long, requires = "train")]
     regression: bool,
-    /// Start from this adapter, a PEFT directory or a loralib .safetensors file; rank, alpha and targets are its own unless given
+    /// Start from this adapter, a PEFT directory or a loralib .safetensors file; rank, alpha, scale and targets are its own unless given
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// lora, dylora, dylora-frozen or full [default: dylora]

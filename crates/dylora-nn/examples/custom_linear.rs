@@ -10,7 +10,7 @@
 use dylora_nn::autograd::{GradMask, Parameter, RankSlice, SliceCell, Tape, Weight, ops};
 use dylora_nn::tensor::{DType, Device, Purpose, Stream, Tensor};
 use dylora_nn::{AdamW, AdamWSettings, AdaptedLinear, Adapter, Ctx, Distribution, Linear, LinearWarmup, Method};
-use dylora_nn::{RankSampler, Result};
+use dylora_nn::{RankSampler, Result, ScaleRule};
 
 const WIDTH: usize = 16;
 const RANK: usize = 4;
@@ -73,6 +73,7 @@ fn left_over(method: Method, steps: u64) -> Result<Vec<f64>> {
             a: Parameter::new("lora_A", a, true)?.with_mask(mask(0)),
             b: Parameter::new("lora_B", b, true)?.with_mask(mask(1)),
             alpha: ALPHA,
+            scale: ScaleRule::OverB,
             dropout: 0.0,
         }),
     };

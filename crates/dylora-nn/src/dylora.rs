@@ -1,7 +1,8 @@
 //! A linear layer with a low-rank adapter that works at every rank.
 //!
-//! h = W0 x + (alpha / b) B[:, :b] A[:b] x for the rank b of the step (DyLoRA, equation 5). The slice says which ranks
-//! learn; whatever the rank, the scale is alpha / b, in training and in evaluation.
+//! h = W0 x + s B[:, :b] A[:b] x for the rank b of the step, with s = alpha / b (DyLoRA, equation 5) unless another
+//! [`ScaleRule`] is asked for. The slice says which ranks learn; whatever they are, the scale at a rank is the same in
+//! training and in evaluation.
 
 use dylora_autograd::ops::{self, Lora};
 use dylora_autograd::tensor::{Device, Tensor};
@@ -10,7 +11,7 @@ use dylora_autograd::{Parameter, SliceCell, Var, Weight};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::linear::Linear;
-use crate::method::{AdapterInit, Target};
+use crate::method::{AdapterInit, ScaleRule, Target};
 use crate::scope::Scope;
 
 /// The adapters of a model.
@@ -18,8 +19,10 @@ use crate::scope::Scope;
 pub struct AdapterSettings {
     /// The largest rank, r.
     pub rank: usize,
-    /// alpha in the scale alpha / b.
+    /// alpha in the scale.
     pub alpha: f64,
+    /// The scale at each rank.
+    pub scale: ScaleRule,
     /// The layers of each block that get an adapter.
     pub targets: Vec<Target>,
     /// Dropout on the adapter's input.
@@ -34,6 +37,7 @@ impl AdapterSettings {
         AdapterSettings {
             rank,
             alpha,
+            scale: ScaleRule::default(),
             targets: vec![Target::Query, Target::Value],
             dropout: 0.0,
             init: AdapterInit::KaimingUniform,
@@ -69,22 +73,29 @@ pub struct Adapter {
     pub b: Parameter,
     /// alpha.
     pub alpha: f64,
+    /// The scale at each rank.
+    pub scale: ScaleRule,
     /// Dropout on the input.
     pub dropout: f64,
 }
 
 impl Adapter {
+    /// The factor at rank `b`.
+    pub fn scale_at(&self, b: usize) -> f64 {
+        self.scale.at(self.alpha, b, self.a.value().shape()[0])
+    }
+
     /// The path at the rank of the step.
     pub(crate) fn lora(&self, ctx: &Ctx<'_>) -> Lora<'_> {
         Lora {
             a: &self.a,
             b: &self.b,
             slice: ctx.slice.clone(),
-            scale: self.alpha / ctx.slice.read as f64,
+            scale: self.scale_at(ctx.slice.read),
         }
     }
 
-    /// `(alpha / b) B[:, :b] A[:b]`, `[m, d]` row-major, in f64.
+    /// `s B[:, :b] A[:b]` with the scale s at rank b, `[m, d]` row-major, in f64.
     ///
     /// # Errors
     /// If the rank is not in 1..=r, or inside a step.
@@ -94,7 +105,7 @@ impl Adapter {
             return Err(Error::setting("rank", format!("{rank} is not in 1..={r}")));
         }
         let (a, b) = (self.a.value().to_f64_vec()?, self.b.value().to_f64_vec()?);
-        let scale = self.alpha / rank as f64;
+        let scale = self.scale_at(rank);
         let mut product = vec![0.0; b.len() / r * d];
         for (row, b) in product.chunks_exact_mut(d).zip(b.chunks_exact(r)) {
             for (b, a) in b[..rank].iter().zip(a.chunks_exact(d)) {
@@ -146,6 +157,7 @@ impl AdaptedLinear {
                     a,
                     b,
                     alpha: s.alpha,
+                    scale: s.scale,
                     dropout: s.dropout,
                 })
             })
@@ -188,7 +200,7 @@ impl AdaptedLinear {
         }
     }
 
-    /// `W0 + (alpha / b) B[:, :b] A[:b]`, or W0 where there is no adapter.
+    /// `W0 + s B[:, :b] A[:b]` with the scale s at rank b, or W0 where there is no adapter.
     ///
     /// # Errors
     /// If the rank is not in 1..=r, or inside a step.

@@ -59,7 +59,7 @@
 //! - Parameter names are the published checkpoints' keys. Loading is strict both ways: all missing, unexpected and
 //!   misshapen keys are reported at once.
 //! - A frozen weight is a [`Weight::Frozen`](autograd::Weight::Frozen): there is no place for its gradient.
-//! - The scale at rank b is alpha / b, in training and in evaluation.
+//! - The scale at rank b is alpha / b unless another [`ScaleRule`] is chosen, in training and in evaluation.
 //! - Files are touched in `checkpoint.rs` and nowhere else; this crate knows no text, no metrics and no command line, and
 //!   names neither array nor device libraries.
 
@@ -102,7 +102,7 @@ pub use head::ClassificationHead;
 pub use linear::Linear;
 pub use loss::Targets;
 pub use masked_lm::{LanguageModelHead, MaskedLanguageModel};
-pub use method::{AdapterInit, Method, Objective, Target, Update};
+pub use method::{AdapterInit, Method, Objective, ScaleRule, Target, Update};
 pub use norm::LayerNorm;
 pub use optim::{AdamW, AdamWForm, AdamWSettings};
 pub use sampler::{Distribution, RankSampler};

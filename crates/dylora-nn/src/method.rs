@@ -107,6 +107,40 @@ named! {
     }
 }
 
+named! {
+    /// What an adapter's path is multiplied by where its first b of r ranks are read.
+    #[derive(Default)]
+    ScaleRule, "scale" {
+        /// alpha / b, so that a rank counts for more where there are fewer (DyLoRA, equation 5).
+        #[default]
+        OverB = "alpha/b",
+        /// alpha / r, whatever b is: a cut adapter computes with the part of the sum that is left.
+        OverR = "alpha/r",
+        /// alpha / √b, the scale of rsLoRA (Kalajdzievski 2023, arXiv 2312.03732) at each rank.
+        OverSqrtB = "alpha/sqrt-b",
+    }
+}
+
+impl ScaleRule {
+    /// The factor at rank `b` of `r`.
+    pub fn at(self, alpha: f64, b: usize, r: usize) -> f64 {
+        match self {
+            ScaleRule::OverB => alpha / b as f64,
+            ScaleRule::OverR => alpha / r as f64,
+            ScaleRule::OverSqrtB => alpha / (b as f64).sqrt(),
+        }
+    }
+
+    /// The alpha with which the factor at rank `b` of `r` is `scale`.
+    pub fn alpha_for(self, scale: f64, b: usize, r: usize) -> f64 {
+        match self {
+            ScaleRule::OverB => scale * b as f64,
+            ScaleRule::OverR => scale * r as f64,
+            ScaleRule::OverSqrtB => scale * (b as f64).sqrt(),
+        }
+    }
+}
+
 impl Method {
     /// What a step at rank `b` of `r` reads and changes. Full fine-tuning has no ranks; its slice is never used.
     pub fn slice(self, b: usize, r: usize) -> RankSlice {

@@ -6,8 +6,8 @@ use common::{TestResult, adapter, bits, config, distance, inputs, logits, query_
 use dylora_nn::autograd::{Parameter, RankSlice, Tape, ops};
 use dylora_nn::tensor::{DType, Device, Purpose, Stream};
 use dylora_nn::{
-    AdamW, AdamWForm, AdamWSettings, Checkpoint, Ctx, Distribution, Family, Method, RankSampler, Result,
-    SequenceClassifier, Target, Update, save_tensors,
+    AdamW, AdamWForm, AdamWSettings, AdapterSettings, Checkpoint, Ctx, Distribution, Family, Method, RankSampler,
+    Result, ScaleRule, SequenceClassifier, Target, Update, save_tensors,
 };
 
 const FAMILIES: [Family; 2] = [Family::Roberta, Family::Bert];
@@ -48,8 +48,13 @@ fn merged_is_unmerged_and_neither_is_the_base() -> TestResult {
         let config = config(family);
         let inputs = inputs(&device, &config, &LENGTHS, 5)?;
         for dtype in [DType::F64, DType::F32] {
-            for targets in [&[Target::Query, Target::Value][..], Target::ALL] {
-                let adapter = adapter(RANK, targets);
+            let some = &[Target::Query, Target::Value][..];
+            let cases = ScaleRule::ALL.iter().map(|scale| (*scale, some));
+            for (scale, targets) in cases.chain([(ScaleRule::OverB, Target::ALL)]) {
+                let adapter = AdapterSettings {
+                    scale,
+                    ..adapter(RANK, targets)
+                };
                 let model = SequenceClassifier::new(&device, dtype, &config, 3, Some(&adapter), None, 2)?;
                 randomise(&model.head_parameters(), 4)?;
                 let base = logits(&model, &inputs, RANK)?;
@@ -65,7 +70,7 @@ fn merged_is_unmerged_and_neither_is_the_base() -> TestResult {
                     // tens by layer normalisation; that one constant fits both precisions, 2^29 apart, is the point.
                     assert!(
                         apart <= 2048.0 * unit(dtype) * size,
-                        "{family:?} {dtype} rank {b}: {apart} of {size}"
+                        "{family:?} {dtype} {scale} rank {b}: {apart} of {size}"
                     );
                     for other in [&merged, &unmerged] {
                         let (_, apart) = distance(other, &base);
@@ -82,6 +87,46 @@ fn merged_is_unmerged_and_neither_is_the_base() -> TestResult {
         let refused = logits(&model, &inputs(&device, &config(Family::Roberta), &LENGTHS, 5)?, b);
         let message = refused.map_err(|e| e.to_string()).err().unwrap_or_default();
         assert!(message.contains("rank"), "{b}: {message}");
+    }
+    Ok(())
+}
+
+/// A rule at rank b of r with alpha is alpha / b with the alpha that gives the same factor, bit for bit.
+#[test]
+fn a_scale_rule_is_another_alpha_at_each_rank() -> Result<()> {
+    let device = Device::cpu();
+    for family in FAMILIES {
+        let config = config(family);
+        let inputs = inputs(&device, &config, &LENGTHS, 5)?;
+        // 8 / 4 ranks, so that all factors but those of the roots are exact.
+        let at = |scale: ScaleRule, alpha: f64, b: usize| -> Result<Vec<f64>> {
+            let adapter = AdapterSettings {
+                scale,
+                alpha,
+                ..query_value(RANK)
+            };
+            let model = SequenceClassifier::new(&device, DType::F64, &config, 3, Some(&adapter), None, 2)?;
+            randomise(&model.parameters(), 3)?;
+            logits(&model, &inputs, b)
+        };
+        for b in 1..=RANK {
+            let plain = |alpha: f64| at(ScaleRule::OverB, alpha, b);
+            assert_eq!(
+                at(ScaleRule::OverR, 8.0, b)?,
+                plain(2.0 * b as f64)?,
+                "{family:?} rank {b}"
+            );
+            let (size, apart) = distance(&at(ScaleRule::OverSqrtB, 8.0, b)?, &plain(8.0 * (b as f64).sqrt())?);
+            assert!(
+                apart <= 64.0 * unit(DType::F64) * size,
+                "{family:?} rank {b}: {apart} of {size}"
+            );
+        }
+        // 8 / 1 is 8 / √1, and 8 / 4 is 8 / r; elsewhere the rules differ.
+        assert_eq!(at(ScaleRule::OverSqrtB, 8.0, 1)?, at(ScaleRule::OverB, 8.0, 1)?);
+        assert_eq!(at(ScaleRule::OverR, 8.0, RANK)?, at(ScaleRule::OverB, 8.0, RANK)?);
+        assert_ne!(at(ScaleRule::OverR, 8.0, 2)?, at(ScaleRule::OverB, 8.0, 2)?);
+        assert_ne!(at(ScaleRule::OverSqrtB, 8.0, 2)?, at(ScaleRule::OverB, 8.0, 2)?);
     }
     Ok(())
 }

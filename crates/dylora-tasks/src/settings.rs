@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use dylora_nn::{AdapterInit, AdapterSettings, Distribution, Method, Objective, RankSampler, Target, Update};
+use dylora_nn::{
+    AdapterInit, AdapterSettings, Distribution, Method, Objective, RankSampler, ScaleRule, Target, Update,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -210,8 +212,11 @@ pub struct TrainSettings {
     pub rank: usize,
     /// Smallest rank that training draws.
     pub rank_min: usize,
-    /// Numerator of the adapters' scale `alpha / b`.
+    /// Numerator of the adapters' scale.
     pub alpha: f64,
+    /// The adapters' scale at each rank; not written where it is `alpha/b`, the paper's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scale: ScaleRule,
     /// Linear layers that get an adapter.
     pub targets: Vec<Target>,
     /// How adapters start.
@@ -256,7 +261,7 @@ pub struct TrainSettings {
     /// Dropout of hidden states and attention; `None` keeps the model's own configuration.
     pub dropout: Option<f64>,
     /// Share of each target that a language model's loss spreads over the vocabulary; 0, and not written, for classifiers.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub label_smoothing: f64,
     /// The texts that a run of a generation task is judged by; without it the loss on the dev split is its measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -283,8 +288,8 @@ pub(crate) fn toml_line(name: &str, value: &Value) -> Option<String> {
     Some(format!("{} = {text}", name.replace('_', "-")))
 }
 
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl TrainSettings {
@@ -300,6 +305,7 @@ impl TrainSettings {
             rank: 8,
             rank_min: 1,
             alpha: 16.0,
+            scale: ScaleRule::OverB,
             targets: vec![Target::Query, Target::Value],
             adapter_init: AdapterInit::KaimingUniform,
             adapter_dropout: 0.0,
@@ -549,6 +555,7 @@ impl TrainSettings {
         (self.method != Method::Full).then(|| AdapterSettings {
             rank: self.rank,
             alpha: self.alpha,
+            scale: self.scale,
             targets: self.targets.clone(),
             dropout: self.adapter_dropout,
             init: self.adapter_init,
@@ -669,16 +676,22 @@ mod tests {
     #[test]
     fn settings_that_have_their_default_are_not_written_and_not_missed() -> std::result::Result<(), serde_json::Error> {
         let text = serde_json::to_string(&settings())?;
-        assert!(!text.contains("eval_ranks"), "{text}");
+        assert!(!text.contains("eval_ranks") && !text.contains("scale"), "{text}");
         assert_eq!(serde_json::from_str::<TrainSettings>(&text)?, settings());
         let some = TrainSettings {
             eval_ranks: Some(vec![1, 4, 8]),
+            scale: ScaleRule::OverSqrtB,
             ..settings()
         };
         assert_eq!(some.validate().map_err(|error| error.to_string()), Ok(()));
         assert_eq!(some.ranks(), [1, 4, 8].map(Some));
         assert_eq!(settings().ranks(), [1, 2, 3, 4, 5, 6, 7, 8].map(Some));
         assert!(some.to_toml().contains("eval-ranks = [1,4,8]"), "{}", some.to_toml());
+        assert!(
+            some.to_toml().contains("scale = \"alpha/sqrt-b\""),
+            "{}",
+            some.to_toml()
+        );
         let full = TrainSettings {
             method: Method::Full,
             ..some.clone()

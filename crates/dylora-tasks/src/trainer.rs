@@ -2,7 +2,7 @@
 
 use dylora_nn::autograd::{Parameter, RankSlice, Tape};
 use dylora_nn::tensor::{Device, Later, PassRanks, PassValues, Purpose, StepCache, StepKey, Stream, Tensor};
-use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, LinearWarmup, Method, Objective, RankSampler};
+use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, LinearWarmup, Method, Objective, RankSampler, ScaleRule};
 
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
@@ -46,6 +46,7 @@ pub struct Trainer {
     /// Whether batches are filled up, so that few graphs serve all of them.
     filled: bool,
     alpha: f64,
+    scale: ScaleRule,
     loss: Tensor,
     losses: Tensor,
     done: u64,
@@ -121,6 +122,7 @@ impl Trainer {
             filled: matches!(classifier.device(), Device::Cuda(_)),
             cache: StepCache::new(classifier.device()),
             alpha: settings.alpha,
+            scale: settings.scale,
             loss: classifier.scalars(1)?,
             losses: classifier.scalars(PASSES)?,
             done: 0,
@@ -202,7 +204,7 @@ impl Trainer {
                     ranks: (self.method != Method::Full).then(|| PassRanks {
                         read: slice.read,
                         write: slice.write.clone(),
-                        scale: self.alpha / slice.read as f64,
+                        scale: self.scale.at(self.alpha, slice.read, self.rank),
                     }),
                     weight: probability / rows as f64,
                 };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use dylora_tasks::classifier::Classifier;
 use dylora_tasks::device::{self, DeviceChoice};
 use dylora_tasks::nn::tensor::Device;
-use dylora_tasks::nn::{EncoderConfig, Method, Objective, Update};
+use dylora_tasks::nn::{EncoderConfig, Method, Objective, ScaleRule, Update};
 use dylora_tasks::pack::{PackedBatch, pack};
 use dylora_tasks::prepare::Prepared;
 use dylora_tasks::settings::{DataSource, Precision, TrainSettings};
@@ -113,16 +113,29 @@ fn fifty_steps_agree_with_the_cpu_and_repeat_bit_for_bit() -> Outcome {
     }
     // All are tried before any fails the test.
     let mut wrong = Vec::new();
-    for (method, update, objective) in [
-        (Method::DyLora, Update::Slice, Objective::Individual),
-        (Method::DyLora, Update::Dense, Objective::Individual),
-        (Method::DyLoraFrozen, Update::Slice, Objective::Individual),
-        (Method::DyLora, Update::Slice, Objective::Summation),
-        (Method::Lora, Update::Dense, Objective::Individual),
-        (Method::Full, Update::Dense, Objective::Individual),
+    for (method, update, objective, scale) in [
+        (Method::DyLora, Update::Slice, Objective::Individual, ScaleRule::OverB),
+        (Method::DyLora, Update::Dense, Objective::Individual, ScaleRule::OverR),
+        (
+            Method::DyLoraFrozen,
+            Update::Slice,
+            Objective::Individual,
+            ScaleRule::OverB,
+        ),
+        (
+            Method::DyLora,
+            Update::Slice,
+            Objective::Summation,
+            ScaleRule::OverSqrtB,
+        ),
+        (Method::Lora, Update::Dense, Objective::Individual, ScaleRule::OverB),
+        (Method::Full, Update::Dense, Objective::Individual, ScaleRule::OverB),
     ] {
-        let settings = settings(method, update, objective);
-        let what = format!("{method:?} {update:?} {objective:?}");
+        let settings = TrainSettings {
+            scale,
+            ..settings(method, update, objective)
+        };
+        let what = format!("{method:?} {update:?} {objective:?} {scale}");
         let gpu = DeviceChoice::Cuda(0);
         let (cpu, _) = train(DeviceChoice::Cpu, &settings, Precision::F32)?;
         for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {

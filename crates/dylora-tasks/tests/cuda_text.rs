@@ -6,7 +6,7 @@ use std::path::Path;
 
 use dylora_tasks::device::{self, DeviceChoice};
 use dylora_tasks::nn::tensor::Device;
-use dylora_tasks::nn::{Gpt2Config, Method};
+use dylora_tasks::nn::{Gpt2Config, Method, ScaleRule};
 use dylora_tasks::settings::{Precision, TrainSettings};
 use dylora_tasks::text2text::{EncodedPair, TextTrainer};
 
@@ -89,6 +89,9 @@ fn forty_steps_of_a_gpt2_agree_with_the_cpu_and_repeat_bit_for_bit() -> Outcome 
         let mut settings = TrainSettings::text(Path::new(""), Path::new(""), Path::new(""));
         settings.method = method;
         settings.adapter_dropout = adapter_dropout;
+        if method == Method::DyLoraFrozen {
+            settings.scale = ScaleRule::OverSqrtB;
+        }
         settings.lr = 2e-3;
         settings.warmup_steps = Some(4);
         // More than one pass a step.

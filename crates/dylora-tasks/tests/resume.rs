@@ -4,7 +4,7 @@ mod runs;
 
 use std::fs;
 
-use dylora_tasks::nn::{Method, Objective, Update};
+use dylora_tasks::nn::{Method, Objective, ScaleRule, Update};
 use dylora_tasks::run_dir::RunDir;
 use dylora_tasks::settings::{Optimizer, TrainSettings};
 use dylora_tasks::train::{Outcome, RunOptions, resume, train};
@@ -78,6 +78,7 @@ fn every_method_stops_twice() -> TestResult {
             "frozen",
             TrainSettings {
                 method: Method::DyLoraFrozen,
+                scale: ScaleRule::OverSqrtB,
                 ..base.clone()
             },
         ),
@@ -108,6 +109,7 @@ fn every_method_stops_twice() -> TestResult {
             "sum",
             TrainSettings {
                 objective: Objective::Summation,
+                scale: ScaleRule::OverR,
                 clip: 0.0,
                 ..base.clone()
             },

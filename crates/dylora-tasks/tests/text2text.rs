@@ -5,7 +5,7 @@ mod pairs;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dylora_nn::{Gpt2Config, Method, Objective, Target};
+use dylora_nn::{Gpt2Config, Method, Objective, ScaleRule, Target};
 use dylora_tasks::generate::{GenerateSettings, Strategy};
 use dylora_tasks::progress::{Event, Observer};
 use dylora_tasks::record::Record;
@@ -114,6 +114,7 @@ fn a_stopped_run_ends_with_the_same_bytes_in_every_method() -> TestResult {
     let place = Place::new()?;
     let summation = TrainSettings {
         objective: Objective::Summation,
+        scale: ScaleRule::OverSqrtB,
         ..place.settings(Method::DyLora)
     };
     let mut cases = vec![("summation", summation)];

@@ -1,4 +1,4 @@
-//! A linear layer with a low-rank path: y = x Wᵀ + bias + s h B[:, ..b]ᵀ with h = x A[..b]ᵀ and s = alpha / b.
+//! A linear layer with a low-rank path: y = x Wᵀ + bias + s h B[:, ..b]ᵀ with h = x A[..b]ᵀ and s a factor, alpha / b unless told otherwise.
 //!
 //! With dh = s dy B[:, ..b]: dx = dy W + dh A[..b] over all b ranks read, but dA[w] = dh[:, w]ᵀ x and
 //! dB[:, w] = s dyᵀ h[:, w] only for the ranks w that learn. Kept: x and h (x is shared by layers that read it).
@@ -25,7 +25,7 @@ pub struct Lora<'a> {
     pub b: &'a Parameter,
     /// What is read and what learns.
     pub slice: RankSlice,
-    /// alpha / b.
+    /// The factor s on the product.
     pub scale: f64,
 }
 

@@ -6,8 +6,8 @@ use std::error::Error;
 use dylora_nn::autograd::{Parameter, RankSlice, Tape, ops};
 use dylora_nn::tensor::{DType, Device, Purpose, Segments, Stream, Tensor};
 use dylora_nn::{
-    AdamW, AdapterInit, AdapterSettings, Ctx, EncoderConfig, Family, Inputs, Result, Selected, SequenceClassifier,
-    Target,
+    AdamW, AdapterInit, AdapterSettings, Ctx, EncoderConfig, Family, Inputs, Result, ScaleRule, Selected,
+    SequenceClassifier, Target,
 };
 
 pub(crate) type TestResult = std::result::Result<(), Box<dyn Error>>;
@@ -33,6 +33,7 @@ pub(crate) fn adapter(rank: usize, targets: &[Target]) -> AdapterSettings {
     AdapterSettings {
         rank,
         alpha: 2.0 * rank as f64,
+        scale: ScaleRule::default(),
         targets: targets.to_vec(),
         dropout: 0.0,
         init: AdapterInit::KaimingUniform,

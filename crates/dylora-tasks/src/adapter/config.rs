@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use dylora_nn::ScaleRule;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -129,6 +130,15 @@ impl PeftConfig {
         Ok(config)
     }
 
+    /// How the scale follows from `lora_alpha`.
+    pub(super) fn rule(&self) -> ScaleRule {
+        if self.use_rslora {
+            ScaleRule::OverSqrtB
+        } else {
+            ScaleRule::OverB
+        }
+    }
+
     /// What PEFT multiplies a module's `B A x` by, for factors of rank `rank`.
     pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
         // PEFT takes the first key that is the end of the module's name at a dot.
@@ -139,11 +149,7 @@ impl PeftConfig {
         };
         let own = self.alpha_pattern.iter().find(|(key, _)| ends(key));
         let alpha = own.map_or(self.lora_alpha, |(_, alpha)| *alpha);
-        if self.use_rslora {
-            alpha / (rank as f64).sqrt()
-        } else {
-            alpha / rank as f64
-        }
+        self.rule().at(alpha, rank, rank)
     }
 }
 

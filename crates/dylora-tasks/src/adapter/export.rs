@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dylora_nn::tensor::{DType, Device, Tensor};
-use dylora_nn::{Checkpoint, EncoderConfig, Gpt2Config, Gpt2LanguageModel, Method, SequenceClassifier, save_tensors};
+use dylora_nn::{
+    Checkpoint, EncoderConfig, Gpt2Config, Gpt2LanguageModel, Method, ScaleRule, SequenceClassifier, save_tensors,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -208,16 +210,20 @@ impl Source {
         Ok((modules.into_values().map(|module| (module, wide)).collect(), head))
     }
 
-    /// What PEFT computes the same with: in each module alpha / r is the run's alpha over its rank.
+    /// What PEFT computes the same with: in each module its scale, `lora_alpha` over r or √r, is the run's at the rank.
     fn config(&self, modules: &[(Module, DType)]) -> PeftConfig {
         let modules: Vec<Module> = modules.iter().map(|(module, _)| module.clone()).collect();
-        let of = |module: &Module| {
-            (
-                module.adapters.len() * self.rank,
-                module.adapters.len() as f64 * self.settings.alpha,
-            )
+        let TrainSettings { alpha, scale, .. } = self.settings;
+        let of_parts = |parts: usize| {
+            let times = match scale {
+                ScaleRule::OverB => parts as f64,
+                ScaleRule::OverR => (parts * self.rank) as f64 / self.settings.rank as f64,
+                ScaleRule::OverSqrtB => (parts as f64).sqrt(),
+            };
+            (parts * self.rank, times * alpha)
         };
-        let (r, lora_alpha) = modules.first().map_or((self.rank, self.settings.alpha), of);
+        let of = |module: &Module| of_parts(module.adapters.len());
+        let (r, lora_alpha) = modules.first().map_or_else(|| of_parts(1), of);
         let mut config = PeftConfig {
             peft_type: "LORA".to_owned(),
             task_type: Some(
@@ -231,6 +237,7 @@ impl Source {
             base_model_name_or_path: Some(self.settings.model.display().to_string()),
             r,
             lora_alpha,
+            use_rslora: scale == ScaleRule::OverSqrtB,
             lora_dropout: self.settings.adapter_dropout,
             target_modules: self.architecture.target_names(&modules).into(),
             modules_to_save: Some(self.architecture.head_modules())
@@ -258,14 +265,18 @@ impl Source {
     /// What PEFT has no place for.
     fn own(&self, all_ranks: bool) -> Value {
         let first = if all_ranks { self.settings.rank_min } else { self.rank };
-        json!({
+        let mut own = json!({
             "method": self.settings.method,
             "task": self.settings.task,
             "ranks": (first..=self.rank).collect::<Vec<_>>(),
             "alpha": self.settings.alpha,
             "targets": self.settings.targets,
             "labels": self.task.as_ref().map(|task| &task.labels),
-        })
+        });
+        if self.settings.scale != ScaleRule::default() {
+            own["scale"] = json!(self.settings.scale);
+        }
+        own
     }
 
     fn merged(&self, out: &Path, base: Option<&Path>) -> Result<(Vec<String>, &'static str)> {

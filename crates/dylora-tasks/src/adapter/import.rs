@@ -6,9 +6,12 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use dylora_nn::tensor::{DType, Device, Tensor};
-use dylora_nn::{Checkpoint, Method, Target};
+use dylora_nn::{Checkpoint, Method, ScaleRule, Target};
+use serde::Deserialize;
 
-use super::{Architecture, Factors, Layer, Module, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS, PeftConfig, THIRDS};
+use super::{
+    Architecture, Factors, Layer, Module, OWN_KEY, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS, PeftConfig, THIRDS,
+};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::settings::TrainSettings;
@@ -18,8 +21,11 @@ use crate::settings::TrainSettings;
 pub struct StartingAdapter {
     /// The largest rank of its layers.
     pub rank: usize,
-    /// alpha, so that alpha over the rank is the adapter's own scale; `None` where its file does not say (loralib).
+    /// alpha, with which `scale` gives the adapter's own factor; `None` where its file does not say (loralib).
     pub alpha: Option<f64>,
+    /// The scale at each rank: what this library noted in the file, else alpha/sqrt-b for PEFT's `use_rslora` and alpha/b for
+    /// any other; `None` where its file does not say (loralib).
+    pub scale: Option<ScaleRule>,
     /// The layers it adapts.
     pub targets: Vec<Target>,
     path: PathBuf,
@@ -83,7 +89,8 @@ impl StartingAdapter {
                 ));
             }
         }
-        reader.finish(path, |module, rank| Some(config.scale(module, rank)))
+        let rule = own_rule(weights, &file)?.unwrap_or(config.rule());
+        reader.finish(path, Some(rule), |module, rank| Some(config.scale(module, rank)))
     }
 
     fn loralib(path: &Path, architecture: Architecture) -> Result<Self> {
@@ -105,20 +112,21 @@ impl StartingAdapter {
                 "has no lora_A and lora_B; it is no loralib checkpoint",
             ));
         }
-        reader.finish(path, |_, _| None)
+        reader.finish(path, None, |_, _| None)
     }
 
-    /// Puts the adapter's own rank, alpha and layers into settings that nothing else has been put into. Where the file says
-    /// no alpha the settings keep theirs.
+    /// Puts the adapter's own rank, alpha, scale and layers into settings that nothing else has been put into. Where the file
+    /// says no alpha the settings keep theirs.
     pub fn suggest(&self, settings: &mut TrainSettings) {
         settings.rank = self.rank;
         settings.alpha = self.alpha.unwrap_or(settings.alpha);
+        settings.scale = self.scale.unwrap_or(settings.scale);
         settings.targets = self.targets.clone();
         settings.initial_adapter = Some(self.path.clone());
     }
 
     /// Writes the adapter over what a new model of these settings starts with; whether its head fitted too. At the
-    /// adapter's own rank the model then computes what the adapter's library does, whatever alpha the settings have.
+    /// adapter's own rank the model then computes what the adapter's library does, whatever alpha and scale the settings have.
     ///
     /// # Errors
     /// If the settings leave no room for it: a smaller rank, or layers that are not among the targets.
@@ -145,8 +153,9 @@ impl StartingAdapter {
             );
         }
         for (layer, factors, scale) in &self.layers {
-            // At rank r this library scales by alpha / r.
-            let factor = scale.map_or(1.0, |scale| scale * self.rank as f64 / settings.alpha);
+            // The alpha that would be right at the adapter's rank, over the one that is used.
+            let alpha = |scale: f64| settings.scale.alpha_for(scale, self.rank, settings.rank);
+            let factor = scale.map_or(1.0, |scale| alpha(scale) / settings.alpha);
             for (which, name) in ["lora_A", "lora_B"].iter().enumerate() {
                 let key = format!("{layer}.{name}.weight");
                 let wide = settings.rank;
@@ -218,6 +227,20 @@ fn overwrite(place: &Tensor, values: Vec<f64>) -> Result<()> {
     Ok(place.copy_from(&tensor.to_device(place.device())?)?)
 }
 
+/// The rule that this library noted beside an adapter; PEFT knows only the factor at the adapter's rank.
+fn own_rule(path: &Path, file: &Checkpoint) -> Result<Option<ScaleRule>> {
+    #[derive(Deserialize)]
+    struct Own {
+        scale: Option<ScaleRule>,
+    }
+    let Some(note) = file.note(OWN_KEY) else {
+        return Ok(None);
+    };
+    let own: Own = serde_json::from_str(&note)
+        .map_err(|error| Error::file(path, format!("its note {OWN_KEY:?} cannot be read: {error}")))?;
+    Ok(own.scale)
+}
+
 /// Says how a pickled file becomes one that can be read without running what is in it.
 fn refuse_pickle(path: &Path) -> Result<()> {
     let mut begin = [0; 4];
@@ -281,8 +304,13 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// `scale` is that of a module's factors of some rank.
-    fn finish(self, path: &Path, scale: impl Fn(&str, usize) -> Option<f64>) -> Result<StartingAdapter> {
+    /// `scale` is that of a module's factors of some rank, `rule` what it is at smaller ones.
+    fn finish(
+        self,
+        path: &Path,
+        rule: Option<ScaleRule>,
+        scale: impl Fn(&str, usize) -> Option<f64>,
+    ) -> Result<StartingAdapter> {
         let wrong = |message: String| Error::file(self.path, message);
         let mut layers = Vec::new();
         let mut targets = Vec::new();
@@ -336,7 +364,8 @@ impl<'a> Reader<'a> {
             .and_then(|(.., scale)| *scale);
         Ok(StartingAdapter {
             rank,
-            alpha: scale.map(|scale| scale * rank as f64),
+            alpha: scale.map(|scale| rule.unwrap_or_default().alpha_for(scale, rank, rank)),
+            scale: rule,
             targets,
             path: path.to_owned(),
             layers: layers

@@ -86,6 +86,7 @@ fn run(path: &Path) -> Result<Contents> {
     if settings.method != Method::Full {
         fact("ranks", json!(format!("{}..{}", settings.rank_min, settings.rank)));
         fact("alpha", json!(settings.alpha));
+        fact("scale", json!(settings.scale));
         fact("targets", json!(settings.targets));
     }
     fact("base model", json!(settings.model));
@@ -132,6 +133,9 @@ fn peft(path: &Path) -> Result<Contents> {
     fact("base model", json!(config.base_model_name_or_path));
     fact("r", json!(config.r));
     fact("lora_alpha", json!(config.lora_alpha));
+    if config.use_rslora {
+        fact("use_rslora", json!(true));
+    }
     fact("target_modules", config.target_modules.clone());
     fact("modules_to_save", json!(config.modules_to_save));
     if let Err(error) = PeftConfig::read(&path.join(PEFT_CONFIG)) {

@@ -1,7 +1,8 @@
 //! Adapters of other libraries: PEFT's directories and loralib's files, out of a run and into one.
 //!
-//! PEFT keeps one pair of factors per module and scales their product by `lora_alpha / r`, so an adapter cut to rank b is
-//! exported with r = b and the run's own alpha. GPT-2's `c_attn` is one module there and three layers with an adapter each
+//! PEFT keeps one pair of factors per module and scales their product by `lora_alpha / r`, or by `lora_alpha / √r` where
+//! `use_rslora` is set. So an adapter cut to rank b is exported with r = b and the run's own alpha, with `use_rslora` where
+//! the run scaled by alpha / √b; where it scaled by alpha / r at every rank, `lora_alpha` is the part b / r of alpha. GPT-2's `c_attn` is one module there and three layers with an adapter each
 //! here: `Module` is where the two meet. Sources: the files that `peft` 0.21 writes, and `loralib`'s `lora_state_dict`.
 
 mod config;

@@ -4,6 +4,7 @@ use dylora_nn::autograd::Tape;
 use dylora_nn::tensor::{DType, Device, Later, PassRanks, PassValues, Purpose, StepCache, StepKey, Stream, Tensor};
 use dylora_nn::{
     AdamW, CausalInputs, Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel, LinearWarmup, Method, Objective, RankSampler,
+    ScaleRule,
 };
 
 use super::data::EncodedPair;
@@ -33,6 +34,7 @@ pub struct TextTrainer {
     /// Whether parts are filled up, so that few graphs serve all of them.
     filled: bool,
     alpha: f64,
+    scale: ScaleRule,
     loss: Tensor,
     done: u64,
 }
@@ -87,6 +89,7 @@ impl TextTrainer {
             cache: StepCache::new(&device),
             filled: matches!(device, Device::Cuda(_)) && Texts::fills(config),
             alpha: settings.alpha,
+            scale: settings.scale,
             loss: Tensor::zeros(&device, wide, &[1])?,
             optimizer: optimizer(&model.parameters(), settings)?,
             model,
@@ -157,7 +160,7 @@ impl TextTrainer {
                     ranks: (self.method != Method::Full).then(|| PassRanks {
                         read: slice.read,
                         write: slice.write.clone(),
-                        scale: self.alpha / slice.read as f64,
+                        scale: self.scale.at(self.alpha, slice.read, largest),
                     }),
                     weight: probability / predicted as f64,
                 };

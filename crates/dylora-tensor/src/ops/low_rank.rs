@@ -20,7 +20,7 @@ pub struct LowRank<'a> {
     pub b: &'a Tensor,
     /// Ranks used, from 1 to r.
     pub rank: usize,
-    /// Factor on the product, alpha / rank.
+    /// Factor on the product.
     pub scale: f64,
 }
 
