@@ -10,6 +10,7 @@
 //! | text to ids | [`tokens`] | [`tokens::Encoded`] |
 //! | ids to batches without padding | [`pack`] | [`pack::PackedBatch`] |
 //! | batches to logits | [`classifier`] | logits |
+//! | a run's numbers to whoever looks on with TensorBoard | [`tensorboard`] | event files |
 //! | a step, a run, a list of runs | [`trainer`], [`train`], [`experiment`] | [`record::Record`] in a [`run_dir`] |
 //! | a list of runs to their time | [`estimate`] | [`estimate::Estimate`] |
 //! | pairs of texts to a run that writes texts | [`text2text`] | [`text2text::TrainedText`] |
@@ -100,6 +101,7 @@ pub mod table;
 pub mod tables;
 pub mod tabular;
 pub mod task;
+pub mod tensorboard;
 pub mod text2text;
 pub mod tokens;
 pub mod train;

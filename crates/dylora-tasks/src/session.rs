@@ -12,6 +12,7 @@ use crate::progress::{Event, Observer};
 use crate::record::{CodeVersion, RECORD_FORMAT, RankScores, Record, Timing, TracedStep};
 use crate::run_dir::RunDir;
 use crate::settings::TrainSettings;
+use crate::tensorboard::EventLog;
 use crate::train::{Outcome, RunOptions};
 use crate::trainer::Submitted;
 
@@ -120,6 +121,7 @@ pub(crate) fn run(
     let settings = job.settings().clone();
     let rows = job.rows();
     let (per_epoch, steps) = (steps_per_epoch(&settings, rows), total_steps(&settings, rows));
+    let mut log = EventLog::begin(run.path(), position.step, steps)?;
     job.announce(observer);
     observer.event(&Event::Started {
         settings: &settings,
@@ -144,15 +146,15 @@ pub(crate) fn run(
                 .is_some_and(|every| at.is_multiple_of(every.max(1)));
             // A GPU has this step to work on while the one before is reported.
             if let Some(before) = begun.replace(next) {
-                before.end(&mut position, steps, observer)?;
+                before.end(&mut position, steps, &mut log, observer)?;
             }
             let done = begun.as_ref().is_some_and(|begun| begun.submitted.is_done());
             if epoch_ends || due || done {
-                end(&mut begun, &mut position, steps, observer)?;
+                end(&mut begun, &mut position, steps, &mut log, observer)?;
             }
             let stop = observer.should_stop() && at < steps;
             if stop {
-                end(&mut begun, &mut position, steps, observer)?;
+                end(&mut begun, &mut position, steps, &mut log, observer)?;
             }
             position.seconds += started.elapsed().as_secs_f64();
             if epoch_ends {
@@ -160,6 +162,7 @@ pub(crate) fn run(
                 observer.event(&Event::EpochEnd { epoch: epoch + 1, loss });
             }
             if epoch_ends || stop || due {
+                log.flush()?;
                 save_state(&run.checkpoint(), job.trained(), job.optimizer(), &position)?;
                 observer.event(&Event::Checkpoint {
                     step: position.step,
@@ -174,7 +177,7 @@ pub(crate) fn run(
             }
         }
     }
-    finish(&*job, run, position, steps, options, observer)
+    finish(&*job, run, position, log, options, observer)
 }
 
 /// A step that was begun.
@@ -210,7 +213,7 @@ impl Begun {
     }
 
     /// Waits for the step, counts it among `steps` and tells of it.
-    fn end(self, position: &mut Position, steps: u64, observer: &mut dyn Observer) -> Result<()> {
+    fn end(self, position: &mut Position, steps: u64, log: &mut EventLog, observer: &mut dyn Observer) -> Result<()> {
         let Begun {
             rows, tokens, epoch, ..
         } = self;
@@ -225,6 +228,7 @@ impl Begun {
             rows,
         };
         position.trace.add(&mut position.open, steps, &traced);
+        log.step(position.step, &report)?;
         position.rows += rows as u64;
         position.tokens += tokens as u64;
         observer.event(&Event::Step {
@@ -242,20 +246,26 @@ impl Begun {
 }
 
 /// Ends the step that was begun, if there is one.
-fn end(begun: &mut Option<Begun>, position: &mut Position, steps: u64, observer: &mut dyn Observer) -> Result<()> {
-    begun
-        .take()
-        .map_or(Ok(()), |begun| begun.end(position, steps, observer))
+fn end(
+    begun: &mut Option<Begun>,
+    position: &mut Position,
+    steps: u64,
+    log: &mut EventLog,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let Some(begun) = begun.take() else { return Ok(()) };
+    begun.end(position, steps, log, observer)
 }
 
 fn finish(
     job: &dyn Job,
     run: &RunDir,
     position: Position,
-    steps: u64,
+    mut log: EventLog,
     options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    let steps = position.step;
     save_tensors(&run.adapter(), &job.trained(), &[])?;
     let started = Instant::now();
     let Some(evaluated) = job.evaluate(run, options, observer)? else {
@@ -290,6 +300,7 @@ fn finish(
         trace: position.trace,
         settings,
     };
+    log.metrics(steps, &record.ranks)?;
     run.write_record(&record)?;
     // The record and the trained tensors hold all that a finished run is asked for; moments are twice their size.
     let _ = std::fs::remove_file(run.checkpoint());

@@ -7,6 +7,7 @@ use std::fs;
 use dylora_tasks::nn::{Method, Objective, ScaleRule, Update};
 use dylora_tasks::run_dir::RunDir;
 use dylora_tasks::settings::{Optimizer, TrainSettings};
+use dylora_tasks::tensorboard;
 use dylora_tasks::train::{Outcome, RunOptions, resume, train};
 use runs::{Fixture, TestResult, Watcher};
 
@@ -56,6 +57,16 @@ fn stopped_equals_whole(settings: &TrainSettings, fixture: &Fixture, name: &str,
         .filter(|(_, count)| *count > 0)
         .collect();
     assert_eq!(record.trace.ranks.into_iter().collect::<Vec<_>>(), drawn);
+    let seen = tensorboard::read(&whole)?;
+    assert_eq!(tensorboard::read(&parts)?, seen, "every step once, in its place");
+    let losses = seen.iter().filter(|scalar| scalar.tag == "train/loss");
+    let expected: Vec<_> = steps.iter().map(|(step, loss, _)| (*step, *loss as f32)).collect();
+    assert_eq!(
+        losses.map(|scalar| (scalar.step, scalar.value)).collect::<Vec<_>>(),
+        expected
+    );
+    let metrics = seen.iter().filter(|scalar| scalar.tag.starts_with("dev/accuracy"));
+    assert_eq!(metrics.count(), record.ranks.len());
     assert_eq!(record.timing.resumed as usize, stops.len());
     Ok(())
 }
@@ -141,9 +152,11 @@ fn a_killed_run_goes_on_from_its_last_checkpoint_or_from_the_start() -> TestResu
     fs::write(killed.join(".task.json.tmp"), "{")?;
     resume(&killed, None, RunOptions::default(), &mut ())?;
     assert_eq!(fs::read(run.adapter())?, expected);
+    assert_eq!(tensorboard::read(&killed)?, tensorboard::read(&whole)?);
     let mut names: Vec<_> = fs::read_dir(&killed)?
         .map(|entry| Ok(entry?.file_name()))
         .collect::<std::io::Result<_>>()?;
+    names.retain(|name| !name.to_string_lossy().starts_with("events.out.tfevents."));
     names.sort();
     assert_eq!(
         names,
