@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dylora_tasks::dir_lock::DirLock;
 use dylora_tasks::generation::{self, GenerationTask};
 use dylora_tasks::{Error, Result, glue, mini};
 
@@ -11,6 +12,7 @@ use dylora_tasks::{Error, Result, glue, mini};
 /// # Errors
 /// If a file cannot be written, or is another although runs in `out` were trained beside it.
 pub(crate) fn write(out: &Path) -> Result<(PathBuf, PathBuf)> {
+    let _alone = DirLock::wait(out)?;
     let runs: Vec<&str> = glue::TASKS.iter().map(|task| task.name).collect();
     let model = place(out, "model", &runs, mini::write_model)?;
     let data = place(out, "data", &runs, |dir| mini::write_tasks(dir, mini::SEED))?;
@@ -22,6 +24,7 @@ pub(crate) fn write(out: &Path) -> Result<(PathBuf, PathBuf)> {
 /// # Errors
 /// As [`write()`].
 pub(crate) fn write_text(out: &Path, tasks: &[GenerationTask]) -> Result<(PathBuf, PathBuf)> {
+    let _alone = DirLock::wait(out)?;
     let runs: Vec<&str> = generation::TASKS.iter().map(|task| task.name()).collect();
     let model = place(out, "text-model", &runs, mini::write_causal_model)?;
     let mut data = out.join("text-data");
@@ -34,7 +37,7 @@ pub(crate) fn write_text(out: &Path, tasks: &[GenerationTask]) -> Result<(PathBu
 }
 
 /// Makes the files of `out/name`: all of them under another name first, then those that differ are renamed. `runs` are the
-/// folders of runs that may have been trained on them.
+/// folders of runs that may have been trained on them. Whoever calls it has the lock of `out`.
 fn place(out: &Path, name: &str, runs: &[&str], write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let dir = out.join(name);
     let fresh = out.join(format!(".{name}.tmp"));

@@ -202,6 +202,14 @@ impl State {
         }
     }
 
+    /// A run is not for us, or not yet.
+    fn pass_over(&mut self, name: &str) {
+        if let Some((train, eval)) = self.waiting.remove(name) {
+            self.ended += 1;
+            self.clock.left -= train + eval;
+        }
+    }
+
     /// A run is over; what is left of it will not be done.
     fn end(&mut self, name: &str) {
         self.ended += 1;
@@ -290,6 +298,13 @@ impl Observer for RunProgress<'_> {
                 state.end(&self.name);
                 self.close();
                 self.plan.say(&format!("{}: {}", self.name, outcome(record)));
+            }
+            Event::ExperimentElsewhere { name, by } => {
+                state.pass_over(name);
+                match by {
+                    Some(by) => self.plan.say_once(&mut state, format!("{name}: {by} is at it")),
+                    None => self.plan.say(&format!("{name}: ended elsewhere")),
+                }
             }
             Event::ExperimentFailed { name, error } => {
                 state.end(name);

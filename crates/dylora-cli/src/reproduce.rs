@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use dylora_tasks::checkpoint::steps_done;
+use dylora_tasks::dir_lock::DirLock;
 use dylora_tasks::estimate::Estimate;
 use dylora_tasks::experiment::{PlanOptions, Runs, Summary};
 use dylora_tasks::metric::text::meteor::Data;
 use dylora_tasks::nn::Method;
-use dylora_tasks::run_dir::{RunDir, write_json, write_text};
+use dylora_tasks::run_dir::{RunDir, sweep, write_json, write_text};
 use dylora_tasks::study::{Recipe, Sheet, Study};
 use dylora_tasks::table::Table;
 use dylora_tasks::tables::{self, Kind};
@@ -137,6 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             "stopped; the same command goes on where it was".to_owned(),
         ));
     }
+    anstream::eprint!("{}", elsewhere(&summary));
     args.show_tables(&study, &profile, meteor.as_deref())?;
     match summary.failed.as_slice() {
         [] => Ok(()),
@@ -298,6 +300,9 @@ impl Args {
 
     /// Writes every table, and prints it.
     fn show_tables(&self, study: &Study, profile: &Profile, meteor: Option<&Data>) -> Result<(), Failure> {
+        // Of several processes the last to write has read the records of all.
+        let alone = DirLock::wait(&study.out)?;
+        sweep(&study.out)?;
         let mut made: Vec<Table> = Vec::new();
         for sheet in &study.sheets {
             let recipe = match sheet.spec.kind {
@@ -324,13 +329,18 @@ impl Args {
             let place = study.out.join("tables");
             std::fs::create_dir_all(&place)
                 .map_err(|error| Failure::Message(format!("cannot create {}: {error}", place.display())))?;
+            sweep(&place)?;
             write_json(&place.join(format!("{}.json", table.table)), table)?;
             write_text(&place.join(format!("{}.md", table.table)), &table.to_markdown())?;
         }
+        if let [table] = made.as_slice() {
+            self.write_alone(&study.out, table)?;
+        }
+        // Whoever reads the output may take their time.
+        drop(alone);
         match made.as_slice() {
             [] => anstream::eprintln!("no run has a record, so there is no table"),
             [table] => {
-                self.write_alone(&study.out, table)?;
                 if self.json {
                     print_json(table)?;
                 } else {
@@ -353,6 +363,27 @@ impl Args {
         write_text(&out.join("table.md"), &table.to_markdown())?;
         Ok(write_text(&out.join("table.html"), &table.to_html()?)?)
     }
+}
+
+/// What other processes have done or are doing, a line each; empty if there is none.
+fn elsewhere(summary: &Summary) -> String {
+    let mut text = String::new();
+    let others = summary.ended_elsewhere + summary.elsewhere.len();
+    if others > 0 {
+        text += &format!(
+            "{} runs ended here, {} elsewhere, {} running elsewhere\n",
+            summary.ran,
+            summary.ended_elsewhere,
+            summary.elsewhere.len()
+        );
+    }
+    if !summary.elsewhere.is_empty() {
+        text += &format!(
+            "not in the table yet: {}; the same command adds them once they have ended\n",
+            summary.elsewhere.join(", ")
+        );
+    }
+    text
 }
 
 /// `about 3 h 20 min for 120 runs, 2 side by side (measured: 1,234 tokens a second in training, 4,321 in evaluation)`.

@@ -158,7 +158,16 @@ fn a_bare_machine_gets_the_table() {
     names.sort();
     assert_eq!(
         names,
-        ["data", "model", "rte", "table.html", "table.json", "table.md", "tables"]
+        [
+            ".lock",
+            "data",
+            "model",
+            "rte",
+            "table.html",
+            "table.json",
+            "table.md",
+            "tables"
+        ]
     );
     assert_eq!(
         world.json(&format!("{out}/table.json"))["caption"]["same_setting_as_paper"],

@@ -94,6 +94,14 @@ pub enum Error {
         /// What is wrong there.
         message: String,
     },
+    /// A directory that somebody else is at work in, see [`crate::dir_lock::DirLock`].
+    #[error("{}: {by} is at work in this directory; wait until it has ended, or choose another", path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+        /// Who has it: `process 4711 on node3`, or `another process`.
+        by: String,
+    },
     /// A file whose content does not serve, where no line can be named.
     #[error("{}: {message}", path.display())]
     File {

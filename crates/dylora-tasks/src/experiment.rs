@@ -69,6 +69,10 @@ pub struct Summary {
     pub ran: usize,
     /// Runs whose record was there.
     pub skipped: usize,
+    /// Runs that another process ended meanwhile.
+    pub ended_elsewhere: usize,
+    /// Runs that another process is at, by name.
+    pub elsewhere: Vec<String>,
     /// Runs that failed, by name.
     pub failed: Vec<(String, Error)>,
     /// Whether the observer asked to stop.
@@ -146,58 +150,38 @@ impl Runs {
     /// after its last run. A run that fails, or panics, is reported and the others go on. A run that its observer stops is
     /// the last of its worker, and no other worker begins another.
     ///
+    /// A run that another process is at is passed over, and looked at again when the others are done: it may have been killed.
+    ///
     /// # Errors
     /// Before anything runs: as [`Runs::unfinished`], no jobs, or threads that the system does not give.
     pub fn run(&self, options: PlanOptions, observers: &dyn Observers) -> Result<Summary> {
         let all = self.all.len();
         let todo = self.unfinished()?;
-        let data = Shared::new(todo.iter().map(|experiment| DataKey::new(&experiment.settings)));
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let ended = Mutex::new(Vec::with_capacity(todo.len()));
-        let work = || {
-            while !stop.load(Ordering::Relaxed) && !observers.should_stop() {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(experiment) = todo.get(index) else { break };
-                let mut observer = observers.of_run();
-                // After a panic nothing of the run is used again but its files, and those are whole at any time.
-                let result = catch_unwind(AssertUnwindSafe(|| {
-                    observer.event(&Event::Experiment {
-                        number: experiment.number,
-                        of: all,
-                        name: &experiment.name,
-                    });
-                    experiment.run(&options.run, &data, &mut *observer)
-                }))
-                .unwrap_or_else(|panic| Err(panicked(&*panic)));
-                data.done(&DataKey::new(&experiment.settings));
-                match &result {
-                    Ok(Outcome::Finished(_)) => {}
-                    Ok(Outcome::Interrupted { .. }) => stop.store(true, Ordering::Relaxed),
-                    Err(error) => observer.event(&Event::ExperimentFailed {
-                        name: &experiment.name,
-                        error,
-                    }),
-                }
-                lock(&ended).push((index, result));
-            }
-        };
-        // Where fewer runs are left than jobs, each may use more threads.
-        on_workers(options.jobs.min(todo.len().max(1)), work)?;
-        let mut ended = ended.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        ended.sort_by_key(|(index, _)| *index);
         let mut summary = Summary {
             skipped: all - todo.len(),
-            interrupted: ended.len() < todo.len(),
             ..Summary::default()
         };
-        for (index, result) in ended {
-            match result {
-                Ok(Outcome::Finished(_)) => summary.ran += 1,
-                Ok(Outcome::Interrupted { .. }) => summary.interrupted = true,
-                Err(error) => summary.failed.push((todo[index].name.clone(), error)),
+        let mut turn = todo;
+        loop {
+            let (mut busy, mut worked) = (Vec::new(), false);
+            let ended = run_all(&turn, all, &options, observers)?;
+            summary.interrupted |= ended.len() < turn.len();
+            for (experiment, result) in ended {
+                worked |= !matches!(result, Ok(Ended::Busy));
+                match result {
+                    Ok(Ended::Here(Outcome::Finished(_))) => summary.ran += 1,
+                    Ok(Ended::Here(Outcome::Interrupted { .. })) => summary.interrupted = true,
+                    Ok(Ended::Elsewhere) => summary.ended_elsewhere += 1,
+                    Ok(Ended::Busy) => busy.push(experiment),
+                    Err(error) => summary.failed.push((experiment.name.clone(), error)),
+                }
             }
+            if busy.is_empty() || summary.interrupted || !worked {
+                summary.elsewhere = busy.into_iter().map(|experiment| experiment.name.clone()).collect();
+                return Ok(summary);
+            }
+            turn = busy;
         }
-        Ok(summary)
     }
 }
 
@@ -232,15 +216,84 @@ impl Experiment {
 
     fn run(
         &self,
+        all: usize,
         options: &RunOptions,
         data: &Shared<DataKey, RunData>,
         observer: &mut dyn Observer,
-    ) -> Result<Outcome> {
-        let load = |settings: &TrainSettings| data.get(&DataKey::new(settings), || RunData::load(settings));
-        if RunDir::open(&self.dir).is_ok() {
-            resume_on(&self.dir, Some(&self.settings), options, observer, load)
-        } else {
-            train_on(&self.settings, &self.dir, options, observer, load)
+    ) -> Result<Ended> {
+        let name = self.name.as_str();
+        let run = match RunDir::claim(&self.dir) {
+            Err(Error::Busy { by, .. }) => {
+                observer.event(&Event::ExperimentElsewhere { name, by: Some(&by) });
+                return Ok(Ended::Busy);
+            }
+            claimed => claimed?,
+        };
+        // What was missing when the plan began may have been done since.
+        if run.is_finished() {
+            run.check_settings(Some(&self.settings))?;
+            observer.event(&Event::ExperimentElsewhere { name, by: None });
+            return Ok(Ended::Elsewhere);
         }
+        observer.event(&Event::Experiment {
+            number: self.number,
+            of: all,
+            name,
+        });
+        let load = |settings: &TrainSettings| data.get(&DataKey::new(settings), || RunData::load(settings));
+        let outcome = if run.holds_run() {
+            resume_on(&run, Some(&self.settings), options, observer, load)
+        } else {
+            train_on(&self.settings, run, options, observer, load)
+        };
+        outcome.map(Ended::Here)
     }
+}
+
+/// What became of a run.
+enum Ended {
+    Here(Outcome),
+    /// Another process has ended it.
+    Elsewhere,
+    /// Another process is at it.
+    Busy,
+}
+
+/// Does these runs, of `all` in the plan, and gives those that were begun, in their order.
+fn run_all<'a>(
+    turn: &[&'a Experiment],
+    all: usize,
+    options: &PlanOptions,
+    observers: &dyn Observers,
+) -> Result<Vec<(&'a Experiment, Result<Ended>)>> {
+    let data = Shared::new(turn.iter().map(|experiment| DataKey::new(&experiment.settings)));
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let ended = Mutex::new(Vec::with_capacity(turn.len()));
+    let work = || {
+        while !stop.load(Ordering::Relaxed) && !observers.should_stop() {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&experiment) = turn.get(index) else { break };
+            let mut observer = observers.of_run();
+            // After a panic nothing of the run is used again but its files, and those are whole at any time.
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                experiment.run(all, &options.run, &data, &mut *observer)
+            }))
+            .unwrap_or_else(|panic| Err(panicked(&*panic)));
+            data.done(&DataKey::new(&experiment.settings));
+            match &result {
+                Ok(Ended::Here(Outcome::Interrupted { .. })) => stop.store(true, Ordering::Relaxed),
+                Ok(_) => {}
+                Err(error) => observer.event(&Event::ExperimentFailed {
+                    name: &experiment.name,
+                    error,
+                }),
+            }
+            lock(&ended).push((index, result));
+        }
+    };
+    // Where fewer runs are left than jobs, each may use more threads.
+    on_workers(options.jobs.min(turn.len().max(1)), work)?;
+    let mut ended = ended.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    ended.sort_by_key(|(index, _)| *index);
+    Ok(ended.into_iter().map(|(index, result)| (turn[index], result)).collect())
 }

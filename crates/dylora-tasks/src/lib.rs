@@ -75,6 +75,7 @@ pub mod checkpoint;
 pub mod classifier;
 pub mod cost;
 pub mod device;
+pub mod dir_lock;
 pub mod error;
 pub mod estimate;
 pub mod evaluate;

@@ -128,6 +128,13 @@ pub enum Event<'a> {
         /// Why.
         error: &'a crate::Error,
     },
+    /// One of several runs is not for us: another process is at it, or has ended it meanwhile.
+    ExperimentElsewhere {
+        /// What it is, in words.
+        name: &'a str,
+        /// Who is at it, in words; `None` once its record is there.
+        by: Option<&'a str>,
+    },
     /// A pre-training has news.
     Pretrain(PretrainEvent<'a>),
 }
@@ -192,7 +199,7 @@ impl Observer for () {
 /// Watches several runs that may go on side by side.
 ///
 /// Each run has an observer of its own, which sees [`Event::Experiment`] first and [`Event::ExperimentFailed`] last if it
-/// comes to that. An [`Observer`] in a [`Mutex`] watches all runs at once, and cannot tell the steps of one from those of
+/// comes to that, or [`Event::ExperimentElsewhere`] alone. An [`Observer`] in a [`Mutex`] watches all runs at once, and cannot tell the steps of one from those of
 /// another.
 pub trait Observers: Sync {
     /// An observer for a run that is about to start; called on the thread of the run.

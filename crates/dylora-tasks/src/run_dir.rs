@@ -10,17 +10,23 @@
 //! | `adapter.safetensors` | trained tensors | at the end |
 //! | `texts/` | for a generation task: a text a line, a file for each rank | before the record, rank by rank |
 //! | `record.json` | [`Record`] | at the end, once |
+//! | `.lock` | locked while a process trains, see [`DirLock`] | before everything else |
 //!
 //! The base model's weights are not copied: `settings.json` says where they are. Every file is written under another
 //! name first and renamed, so that none is ever half there.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::dir_lock::{self, DirLock};
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::settings::TrainSettings;
@@ -38,36 +44,76 @@ pub(crate) const MODEL_FILES: [&str; 8] = [
     "vocab.txt",
 ];
 
+/// What a run leaves that was killed before its settings were written.
+const LEFTOVERS: [&str; 3] = ["model", "task.json", "run.toml"];
+
 /// A run's directory.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// Of whoever trains there; readers need none.
+    lock: Option<Arc<DirLock>>,
 }
 
 impl RunDir {
-    /// A directory for a new run: made if it is not there, and checked to be writable.
+    /// A directory for a new run: made if it is not there, and checked to be writable. Whoever holds the lock may train there.
     ///
     /// # Errors
-    /// If it cannot be made or written, holds a run already, or holds other files.
+    /// If it cannot be made or written, holds a run already, or holds other files; [`Error::Busy`].
     pub fn create(path: &Path) -> Result<Self> {
-        let run = RunDir { path: path.to_owned() };
-        if run.holds_run() {
-            return Err(Error::file(
-                path,
-                "already holds a run; continue it with --resume, or choose another directory",
-            ));
-        }
-        // What a run leaves that was killed before its settings were written.
-        prepare_new(path, &["model", "task.json", "run.toml"])?;
+        // The lock's file is not to be left among others.
+        Self::unlocked(path).check_new()?;
+        let run = Self::claim(path)?;
+        run.prepare()?;
         Ok(run)
     }
 
-    /// The directory of a run that has begun. Leftovers of a killed write are removed.
+    /// A directory that nobody else trains in, as long as the value or a clone of it lives; made if it is not there, and left as
+    /// it is otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another process, or another holder in this one, has it; a directory that cannot be written.
+    pub fn claim(path: &Path) -> Result<Self> {
+        let lock = Some(Arc::new(DirLock::take(path)?));
+        let path = path.to_owned();
+        Ok(RunDir { path, lock })
+    }
+
+    fn unlocked(path: &Path) -> Self {
+        let (path, lock) = (path.to_owned(), None);
+        RunDir { path, lock }
+    }
+
+    /// Checks that a new run can begin here.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        self.check_new()?;
+        prepare_new(&self.path, &LEFTOVERS)
+    }
+
+    fn check_new(&self) -> Result<()> {
+        if self.holds_run() {
+            return Err(Error::file(
+                &self.path,
+                "already holds a run; continue it with --resume, or choose another directory",
+            ));
+        }
+        if self.path.exists() {
+            check_empty(&self.path, &LEFTOVERS)?;
+        }
+        Ok(())
+    }
+
+    /// Whether others are kept out while this value lives; a file system may have no locks.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| lock.is_effective())
+    }
+
+    /// The directory of a run that has begun, to read it.
     ///
     /// # Errors
     /// If there is no run in it.
     pub fn open(path: &Path) -> Result<Self> {
-        let run = RunDir { path: path.to_owned() };
+        let run = Self::unlocked(path);
         if !run.holds_run() {
             return Err(Error::file(path, "holds no run (no settings.json)"));
         }
@@ -76,6 +122,9 @@ impl RunDir {
 
     /// Gives up a directory that [`RunDir::create`] made, unless something was written there.
     pub fn abandon(self) {
+        if let Some(lock) = self.lock.and_then(Arc::into_inner) {
+            lock.remove();
+        }
         // Fails where it is not empty, which is what is wanted.
         let _ = fs::remove_dir(&self.path);
     }
@@ -143,6 +192,18 @@ impl RunDir {
         read_json(&self.path.join("settings.json"))
     }
 
+    /// The run's settings, which must be the `wanted` ones if there are some.
+    pub(crate) fn check_settings(&self, wanted: Option<&TrainSettings>) -> Result<TrainSettings> {
+        let own = self.settings()?;
+        match wanted.and_then(|wanted| own.difference(wanted)) {
+            None => Ok(own),
+            Some((name, ours, theirs)) => Err(Error::file(
+                &self.path,
+                format!("the run was started with {name} {ours} and cannot go on with {name} {theirs}"),
+            )),
+        }
+    }
+
     /// The run's task.
     ///
     /// # Errors
@@ -193,31 +254,55 @@ impl RunDir {
 pub(crate) fn prepare_new(path: &Path, leftovers: &[&str]) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::io("create", path))?;
     sweep(path)?;
+    check_empty(path, leftovers)?;
+    let probe = path.join(".probe.tmp");
+    fs::write(&probe, []).map_err(Error::io("write", &probe))?;
+    fs::remove_file(&probe).map_err(Error::io("remove", &probe))
+}
+
+/// Checks that there is nothing in a directory but `leftovers` and what belongs to a lock or a killed write.
+fn check_empty(path: &Path, leftovers: &[&str]) -> Result<()> {
     for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
         let name = entry.map_err(Error::io("read", path))?.file_name();
-        if !leftovers.iter().any(|known| name == *known) {
+        let known = leftovers.iter().any(|known| name == *known) || name == dir_lock::NAME || is_temporary(&name);
+        if !known {
             return Err(Error::file(
                 path,
                 "is not empty and holds no run; choose another directory",
             ));
         }
     }
-    let probe = path.join(".probe.tmp");
-    fs::write(&probe, []).map_err(Error::io("write", &probe))?;
-    fs::remove_file(&probe).map_err(Error::io("remove", &probe))
+    Ok(())
 }
 
-/// Removes what a killed write left behind in a directory.
+/// Whether a file's name is one that [`write_text`] gives before the right one.
+fn is_temporary(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with('.') && name.ends_with(".tmp")
+}
+
+/// Another name for a file until it is whole, which no two writers give.
+fn temporary(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    // Processes of two machines may have one number, but hardly within the same nanosecond.
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    path.with_file_name(format!(".{name}.{}-{time}-{count}.tmp", std::process::id()))
+}
+
+/// Removes what a killed write left behind in a directory. Only for whoever is alone there.
 ///
 /// # Errors
 /// If the directory cannot be read.
-pub(crate) fn sweep(path: &Path) -> Result<()> {
+pub fn sweep(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
         let entry = entry.map_err(Error::io("read", path))?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".tmp") {
-            // What cannot be removed is harmless: the next write takes the same name.
+        if is_temporary(&entry.file_name()) {
+            // What cannot be removed is harmless: nothing else takes its name.
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -240,8 +325,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// # Errors
 /// If it cannot be written.
 pub fn write_text(path: &Path, text: &str) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let temporary = path.with_file_name(format!(".{}.tmp", name.unwrap_or_default()));
+    let temporary = temporary(path);
     let write = || {
         let mut file = fs::File::create(&temporary)?;
         file.write_all(text.as_bytes())?;

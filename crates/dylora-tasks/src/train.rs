@@ -11,7 +11,7 @@ use crate::adapter;
 use crate::check::{self, Lengths};
 use crate::checkpoint::Position;
 use crate::classifier::Classifier;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::evaluate;
 use crate::metric::text::meteor::Data;
 use crate::pack::{PackedBatch, pack};
@@ -51,7 +51,7 @@ pub enum Outcome<R = Record> {
 ///
 /// # Errors
 /// One sentence about the first thing that is wrong: a setting, a file with its line, the checkpoint's keys, a directory
-/// that cannot be written (all before the first step), or [`Error::Diverged`]. After the last, the checkpoint of the last
+/// that cannot be written (all before the first step), or [`Error::Diverged`](crate::Error::Diverged). After the last, the checkpoint of the last
 /// finished epoch is kept.
 pub fn train(
     settings: &TrainSettings,
@@ -59,7 +59,8 @@ pub fn train(
     options: RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    train_on(settings, dir, &options, observer, load)
+    settings.validate()?;
+    train_on(settings, RunDir::create(dir)?, &options, observer, load)
 }
 
 /// What a run reads for itself, where it shares it with no other.
@@ -67,16 +68,15 @@ fn load(settings: &TrainSettings) -> Result<Arc<RunData>> {
     RunData::load(settings).map(Arc::new)
 }
 
-/// [`train`] on data that `load` gives for the run's settings.
+/// [`train`] in a directory that nobody else trains in, on data that `load` gives for the run's settings.
 pub(crate) fn train_on(
     settings: &TrainSettings,
-    dir: &Path,
+    run: RunDir,
     options: &RunOptions,
     observer: &mut dyn Observer,
     load: impl FnOnce(&TrainSettings) -> Result<Arc<RunData>>,
 ) -> Result<Outcome> {
-    settings.validate()?;
-    let run = RunDir::create(dir)?;
+    warn(&run, observer);
     let begin = |data: Arc<RunData>| {
         let job = job(settings, &data)?;
         adapter::start(settings, &job.trained(), observer)?;
@@ -99,35 +99,36 @@ pub(crate) fn train_on(
 /// `settings` are those the caller wants, to be held against the run's own; `None` takes the run's.
 ///
 /// # Errors
-/// If there is no run, its settings differ from the given ones (the first difference is named), or as [`train`].
+/// If there is no run, its settings differ from the given ones (the first difference is named), another process trains it
+/// ([`Error::Busy`](crate::Error::Busy)), or as [`train`].
 pub fn resume(
     dir: &Path,
     settings: Option<&TrainSettings>,
     options: RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    resume_on(dir, settings, &options, observer, load)
+    let run = RunDir::open(dir)?;
+    run.check_settings(settings)?;
+    if run.is_finished() {
+        return Ok(Outcome::Finished(Box::new(run.record()?)));
+    }
+    resume_on(&RunDir::claim(dir)?, settings, &options, observer, load)
 }
 
-/// [`resume`] on data that `load` gives for the run's settings.
+/// [`resume`] in a directory that nobody else trains in, on data that `load` gives for the run's settings.
 pub(crate) fn resume_on(
-    dir: &Path,
+    run: &RunDir,
     settings: Option<&TrainSettings>,
     options: &RunOptions,
     observer: &mut dyn Observer,
     load: impl FnOnce(&TrainSettings) -> Result<Arc<RunData>>,
 ) -> Result<Outcome> {
-    let run = RunDir::open(dir)?;
-    let own = run.settings()?;
-    if let Some((name, ours, theirs)) = settings.and_then(|wanted| own.difference(wanted)) {
-        return Err(Error::file(
-            dir,
-            format!("the run was started with {name} {ours} and cannot go on with {name} {theirs}"),
-        ));
-    }
+    let own = run.check_settings(settings)?;
+    // Whoever had the directory until now may have ended it.
     if run.is_finished() {
         return Ok(Outcome::Finished(Box::new(run.record()?)));
     }
+    warn(run, observer);
     run.sweep()?;
     own.validate()?;
     let data = load(&own)?;
@@ -135,8 +136,18 @@ pub(crate) fn resume_on(
     if !run.checkpoint().is_file() {
         adapter::start(&own, &job.trained(), observer)?;
     }
-    let position = session::restore(&mut *job, &run)?;
-    session::run(job, &run, position, options, observer)
+    let position = session::restore(&mut *job, run)?;
+    session::run(job, run, position, options, observer)
+}
+
+/// Says that nothing keeps a second process out.
+fn warn(run: &RunDir, observer: &mut dyn Observer) {
+    if !run.is_exclusive() {
+        observer.event(&Event::Remark(&format!(
+            "the file system of {} has no locks: see to it that no other process trains there",
+            run.path().display()
+        )));
+    }
 }
 
 /// A model at its first step, with its rows.

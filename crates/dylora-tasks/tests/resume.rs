@@ -161,6 +161,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint_or_from_the_start() -> TestResu
     assert_eq!(
         names,
         [
+            ".lock",
             "adapter.safetensors",
             "model",
             "record.json",
