@@ -43,6 +43,20 @@ impl Block {
         })
     }
 
+    /// Every layer that can have an adapter, which is about to be merged: nothing computed from their weights is kept.
+    pub(crate) fn linears_mut(&mut self) -> [&mut AdaptedLinear; 6] {
+        let attention = &mut self.attention;
+        let [query, key, value] = attention.projections.apart_mut();
+        [
+            query,
+            key,
+            value,
+            &mut attention.output,
+            &mut self.intermediate,
+            &mut self.output,
+        ]
+    }
+
     /// The block's result for the rows `from` of each sequence, which attend to all rows x.
     ///
     /// # Errors

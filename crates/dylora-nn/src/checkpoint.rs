@@ -1,6 +1,7 @@
 //! Files: safetensors in and out, model directories (one file or several with an index), configurations.
 //!
-//! Opening reads headers only; a tensor is read, and converted, when it is asked for. Source of the format: the
+//! Opening reads headers only; a tensor is read, and converted, when it is asked for, or borrows the file's pages where the
+//! checkpoint is mapped. Source of the format: the
 //! safetensors specification (8 bytes of length, a JSON header, the elements in little-endian order).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,7 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dylora_autograd::tensor::{DType, Device, Tensor, bf16};
+use dylora_autograd::tensor::{DType, Device, FileMap, Tensor, bf16};
 use half::f16;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
@@ -79,6 +80,7 @@ pub struct Checkpoint {
     path: PathBuf,
     tensors: BTreeMap<String, Stored>,
     metadata: BTreeMap<String, String>,
+    mapped: bool,
 }
 
 /// Where a tensor's elements are.
@@ -95,6 +97,7 @@ struct OpenFile {
     path: PathBuf,
     // Kept open, so that tensors read later are those of the header even if the file is replaced meanwhile.
     file: Mutex<File>,
+    map: Option<FileMap>,
 }
 
 impl Checkpoint {
@@ -103,10 +106,28 @@ impl Checkpoint {
     /// # Errors
     /// If there is no such file, or it is cut short or damaged; the file is named.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::of(path, false)
+    }
+
+    /// [`Checkpoint::open`], and models built from it on the CPU borrow the weights that they do not train from the files'
+    /// pages, where type and alignment allow, in place of copying them: a model is there at once, and programs that use one
+    /// share its memory.
+    ///
+    /// The files must not be changed in place while such a model is in use: its weights would change, and cutting a file
+    /// short ends the process ([`FileMap`]). Renaming another file over one is safe.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn map(path: &Path) -> Result<Self> {
+        Self::of(path, true)
+    }
+
+    fn of(path: &Path, mapped: bool) -> Result<Self> {
         let mut checkpoint = Checkpoint {
             path: path.to_owned(),
             tensors: BTreeMap::new(),
             metadata: BTreeMap::new(),
+            mapped,
         };
         if !path.is_dir() {
             checkpoint.add(path)?;
@@ -125,6 +146,8 @@ impl Checkpoint {
         let (file, data, header) = read_header(path)?;
         let file = Arc::new(OpenFile {
             path: path.to_owned(),
+            // A file system that does not map files is read from.
+            map: if self.mapped { FileMap::new(&file).ok() } else { None },
             file: Mutex::new(file),
         });
         for (name, info) in header.tensors() {
@@ -241,6 +264,24 @@ impl Checkpoint {
         })
     }
 
+    /// [`Checkpoint::tensor`] for one that is not going to be written: it borrows the file's pages where the checkpoint is
+    /// mapped and they hold it as it is wanted.
+    pub(crate) fn lasting(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let stored = self.stored(name)?;
+        let same = matches!(
+            (stored.dtype, dtype),
+            (Dtype::F64, DType::F64) | (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16)
+        );
+        let start = usize::try_from(stored.start);
+        if let (true, Some(map), Ok(start)) = (same, &stored.file.map, start)
+            // What is wrong with the file is said by reading it.
+            && let Ok(Some(borrowed)) = map.tensor(device, dtype, start, stored.dims())
+        {
+            return Ok(borrowed);
+        }
+        self.tensor(name, dtype, device)
+    }
+
     /// Writes the stored values over `tensors`. Keys that begin with one of `others` are another's.
     ///
     /// # Errors
@@ -283,12 +324,12 @@ impl Stored {
         device: &Device,
         convert: impl Fn([u8; N]) -> T,
     ) -> Result<Tensor> {
-        let shape = if self.shape.is_empty() {
-            &[1]
-        } else {
-            self.shape.as_slice()
-        };
-        Ok(Tensor::from_vec(device, self.read(convert)?, shape)?)
+        Ok(Tensor::from_vec(device, self.read(convert)?, self.dims())?)
+    }
+
+    /// The dimensions as a tensor has them: a scalar has one.
+    fn dims(&self) -> &[usize] {
+        if self.shape.is_empty() { &[1] } else { &self.shape }
     }
 
     /// The elements, converted a block at a time: the file's bytes are never in memory as a whole.

@@ -3,10 +3,11 @@
 use dylora_autograd::tensor::{DType, Device, Tensor};
 use dylora_autograd::{Parameter, RankSlice, SliceCell, Var, Weight};
 
+use crate::block::Block;
 use crate::checkpoint::Checkpoint;
 use crate::config::EncoderConfig;
 use crate::ctx::{Ctx, Inputs};
-use crate::dylora::{AdaptedLinear, AdapterSettings};
+use crate::dylora::AdapterSettings;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::head::ClassificationHead;
@@ -165,42 +166,35 @@ impl SequenceClassifier {
     /// # Errors
     /// If the rank is not in 1..=r.
     pub fn merge(&self, rank: usize) -> Result<Vec<(String, Tensor)>> {
+        let weights = self.merged(rank)?.weights.into_iter();
+        Ok(weights.map(|(name, weight)| (name, weight.value().clone())).collect())
+    }
+
+    /// A plain model that equals this one at a rank: adapters are added to their layers, and all other weights are shared with
+    /// this model. Without adapters the rank is of no account.
+    ///
+    /// # Errors
+    /// If the rank is not in 1..=r, or inside a step.
+    pub fn merged(&self, rank: usize) -> Result<Self> {
         if self.rank > 0 {
             self.check_rank(rank)?;
         }
-        let mut merged = Vec::with_capacity(self.weights.len());
-        let adapted: Vec<(Tensor, &AdaptedLinear)> = self
-            .encoder
-            .blocks
-            .iter()
-            .flat_map(|block| {
-                let a = &block.attention;
-                [
-                    &a.projections.query,
-                    &a.projections.key,
-                    &a.projections.value,
-                    &a.output,
-                    &block.intermediate,
-                    &block.output,
-                ]
-            })
-            .filter(|linear| linear.adapter.is_some())
-            .map(|linear| (linear.base.weight.value().clone(), linear))
-            .collect();
-        for (name, weight) in &self.weights {
-            if weight.trained().is_some_and(|p| p.mask().is_some()) {
+        let mut model = self.clone();
+        for linear in model.encoder.blocks.iter_mut().flat_map(Block::linears_mut) {
+            if linear.adapter.is_none() {
                 continue;
             }
-            let value = weight.value();
-            let linear = adapted.iter().find(|(base, _)| base.shares_memory(value));
-            merged.push((
-                name.clone(),
-                match linear {
-                    Some((_, linear)) => linear.merged(rank)?,
-                    None => value.clone(),
-                },
-            ));
+            let value = linear.merged(rank)?;
+            let base = linear.base.weight.value();
+            if let Some((_, listed)) = model.weights.iter_mut().find(|(_, w)| w.value().shares_memory(base)) {
+                *listed = Weight::Frozen(value.clone());
+            }
+            linear.base.weight = Weight::Frozen(value);
+            linear.adapter = None;
         }
-        Ok(merged)
+        let is_factor = |weight: &Weight| weight.trained().is_some_and(|p| p.mask().is_some());
+        model.weights.retain(|(_, weight)| !is_factor(weight));
+        (model.rank, model.slice) = (0, SliceCell::new(RankSlice::full(0)));
+        Ok(model)
     }
 }

@@ -75,6 +75,12 @@ impl Projections {
         })
     }
 
+    /// The layers, to change them: from now on each computes by itself.
+    pub(crate) fn apart_mut(&mut self) -> [&mut AdaptedLinear; 3] {
+        self.stacked = None;
+        [&mut self.query, &mut self.key, &mut self.value]
+    }
+
     /// The context `[query tokens, d]` of x `[tokens, d]`, of which all rows ask, or `asking` `[query tokens, d]` in their
     /// place. The settings' dropout is the next one with probability `dropout`.
     ///

@@ -211,7 +211,7 @@ impl Scope<'_, '_> {
     ) -> Result<Weight> {
         let key = self.key(name);
         let dtype = self.source.dtype_of(shape, trained);
-        let value = match self.stored(&key, shape, presence, dtype, &self.source.device)? {
+        let value = match self.stored(&key, shape, (presence, trained), dtype, &self.source.device)? {
             Some(value) => value,
             // Where a base weight does not fit there will be no model; nothing is allocated for it.
             None if presence == Presence::Required && self.source.checkpoint.is_some() => {
@@ -247,7 +247,8 @@ impl Scope<'_, '_> {
         let dtype = source.dtype_of(part, trained);
         // Turned on the host in a type that holds every stored value of ours exactly, then rounded once.
         let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        let stored = self.stored(&self.key(what), whole, Presence::Required, wide, &host)?;
+        // What was stored is only read.
+        let stored = self.stored(&self.key(what), whole, (Presence::Required, false), wide, &host)?;
         let values = stored.map(|stored| output_major(&stored, parts.len())).transpose()?;
         let make = |(i, name): (usize, &&str)| {
             let place = if name.is_empty() { self.clone() } else { self.at(name) };
@@ -267,7 +268,7 @@ impl Scope<'_, '_> {
         &self,
         key: &str,
         shape: &[usize],
-        presence: Presence,
+        (presence, trained): (Presence, bool),
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
@@ -292,7 +293,11 @@ impl Scope<'_, '_> {
             }
             return Ok(None);
         }
-        checkpoint.tensor(spelling, dtype, device).map(Some)
+        if trained {
+            checkpoint.tensor(spelling, dtype, device).map(Some)
+        } else {
+            checkpoint.lasting(spelling, dtype, device).map(Some)
+        }
     }
 
     fn initial(&self, key: &str, shape: &[usize], init: Init, dtype: DType) -> Result<Tensor> {

@@ -5,9 +5,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::TestResult;
+use common::{TestResult, bits, config, inputs, logits, query_value, refusal, train_step, weights};
 use dylora_nn::tensor::{DType, Device, Tensor};
-use dylora_nn::{Checkpoint, EncoderConfig, save_tensors};
+use dylora_nn::{AdamW, AdamWSettings, Checkpoint, EncoderConfig, Family, SequenceClassifier, save_tensors};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -130,6 +130,108 @@ fn a_file_that_shrinks_after_it_was_opened_is_an_error() -> TestResult {
     Ok(())
 }
 
+/// A model with adapters over a checkpoint.
+fn adapted(source: &Checkpoint, config: &EncoderConfig) -> dylora_nn::Result<SequenceClassifier> {
+    SequenceClassifier::new(
+        &Device::cpu(),
+        DType::F32,
+        config,
+        2,
+        Some(&query_value(2)),
+        Some(source),
+        7,
+    )
+}
+
+#[test]
+fn a_mapped_checkpoint_is_borrowed_where_it_is_aligned_and_read_where_it_is_not() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("model.safetensors");
+    let config = config(Family::Roberta);
+    let (device, weights) = (Device::cpu(), weights(&config, 3)?);
+    save_tensors(&path, &weights, &[])?;
+    let bytes = fs::read(&path)?;
+    let inputs = inputs(&device, &config, &[5, 2], 4)?;
+    let read = adapted(&Checkpoint::open(&path)?, &config)?;
+    let whole = logits(&read, &inputs, 2)?;
+
+    // One blank more after the header: no element is aligned.
+    let header = u64::from_le_bytes(bytes[..8].try_into()?);
+    let mut shifted = (header + 1).to_le_bytes().to_vec();
+    shifted.extend_from_slice(&bytes[8..8 + header as usize]);
+    shifted.push(b' ');
+    shifted.extend_from_slice(&bytes[8 + header as usize..]);
+
+    for (contents, borrowed) in [(&bytes, cfg!(target_endian = "little")), (&shifted, false)] {
+        fs::write(&path, contents)?;
+        let mapped = adapted(&Checkpoint::map(&path)?, &config)?;
+        assert_eq!(logits(&mapped, &inputs, 2)?, whole);
+        let before = mapped
+            .frozen()
+            .map(|(_, tensor)| bits(tensor))
+            .collect::<dylora_nn::Result<Vec<_>>>()?;
+        // Where the system shows changes of a file in its pages, they show what borrows them.
+        if cfg!(target_os = "linux") {
+            use std::io::{Seek as _, Write as _};
+            let mut file = fs::OpenOptions::new().write(true).open(&path)?;
+            let start = 8 + contents[..8]
+                .iter()
+                .rev()
+                .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+            file.seek(std::io::SeekFrom::Start(start))?;
+            file.write_all(&vec![0; contents.len() - start as usize])?;
+            for ((name, tensor), before) in mapped.frozen().zip(&before) {
+                let zeros = tensor.to_f64_vec()?.iter().all(|value| *value == 0.0);
+                assert_eq!(zeros, borrowed, "{name}");
+                assert!(borrowed || bits(tensor)? == *before, "{name}");
+            }
+            // What learns has memory of its own.
+            assert!(mapped.parameters().iter().all(|p| {
+                p.mask().is_none()
+                    || p.name().contains("lora_B")
+                    || p.value()
+                        .to_f64_vec()
+                        .is_ok_and(|values| values.iter().any(|value| *value != 0.0))
+            }));
+            let head = mapped.head_parameters();
+            assert_eq!(bits(head[0].value())?, bits(read.head_parameters()[0].value())?);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mapped_model_outlives_its_file_and_training_changes_no_file() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("model.safetensors");
+    let config = config(Family::Bert);
+    let (device, first) = (Device::cpu(), weights(&config, 5)?);
+    save_tensors(&path, &first, &[])?;
+    let bytes = fs::read(&path)?;
+    let inputs = inputs(&device, &config, &[4, 3], 8)?;
+    let model = adapted(&Checkpoint::map(&path)?, &config)?;
+    let before = logits(&model, &inputs, 1)?;
+    // Replaced as this crate replaces files, and then gone.
+    save_tensors(&path, &weights(&config, 6)?, &[])?;
+    assert_eq!(logits(&model, &inputs, 1)?, before);
+    fs::remove_file(&path)?;
+    assert_eq!(logits(&model, &inputs, 1)?, before);
+
+    fs::write(&path, &bytes)?;
+    let source = Checkpoint::map(&path)?;
+    let full = SequenceClassifier::new(&device, DType::F32, &config, 2, None, Some(&source), 7)?;
+    let mut optimizer = AdamW::new(&full.parameters(), AdamWSettings::default())?;
+    let slice = dylora_nn::autograd::RankSlice::full(0);
+    train_step(&full, &mut optimizer, &inputs, &slice, (1, 0))?;
+    assert!(fs::read(&path)? == bytes);
+    assert_ne!(bits(full.parameters()[0].value())?, bits(&first[0].1)?);
+
+    // Damage is found when the file is opened, and a shorter file is named when it is read.
+    fs::write(&path, &bytes[..bytes.len() - 1])?;
+    assert!(refusal(Checkpoint::map(&path)).contains("cut short"));
+    Ok(())
+}
+
 #[test]
 fn a_configuration_file_is_named_in_its_errors() -> TestResult {
     let dir = tempfile::tempdir()?;
@@ -159,7 +261,7 @@ proptest! {
         bytes[place] = byte;
         fs::write(&path, bytes)?;
         // Whether it still opens is the byte's affair; what opens can be asked for everything.
-        if let Ok(checkpoint) = Checkpoint::open(&path) {
+        for checkpoint in [Checkpoint::open(&path), Checkpoint::map(&path)].into_iter().flatten() {
             for name in checkpoint.names() {
                 let _ = checkpoint.tensor(name, DType::F32, &device);
             }

@@ -65,6 +65,13 @@ fn merged_is_unmerged_and_neither_is_the_base() -> TestResult {
                     let plain = SequenceClassifier::new(&device, dtype, &config, 3, None, Some(&source), 9)?;
                     let unmerged = logits(&model, &inputs, b)?;
                     let merged = logits(&plain, &inputs, b)?;
+                    let here = model.merged(b)?;
+                    assert_eq!(
+                        (here.rank(), here.num_trainable(b)),
+                        (0, plain.head_parameters().iter().map(|p| p.len()).sum())
+                    );
+                    assert_eq!(logits(&here, &inputs, b)?, merged);
+                    assert_eq!(logits(&model, &inputs, b)?, unmerged);
                     let (size, apart) = distance(&merged, &unmerged);
                     // Some forty roundings lie on the way through two blocks and a head, each enlarged by at most some
                     // tens by layer normalisation; that one constant fits both precisions, 2^29 apart, is the point.

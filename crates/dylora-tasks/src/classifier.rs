@@ -74,6 +74,22 @@ impl Classifier {
         precision: Precision,
         seed: u64,
     ) -> Result<Self> {
+        let checkpoint = source.map(Checkpoint::open).transpose()?;
+        Self::over(config, head, adapter, checkpoint.as_ref(), precision, seed)
+    }
+
+    /// [`Classifier::new`] with weights from a checkpoint that is open.
+    ///
+    /// # Errors
+    /// As [`Classifier::new`].
+    pub(crate) fn over(
+        config: &EncoderConfig,
+        head: Head,
+        adapter: Option<&AdapterSettings>,
+        source: Option<&Checkpoint>,
+        precision: Precision,
+        seed: u64,
+    ) -> Result<Self> {
         let device = device::open(precision)?;
         let dtype = precision.dtype();
         if precision == Precision::Bf16 && adapter.is_none() {
@@ -82,16 +98,7 @@ impl Classifier {
                 "bf16 needs a frozen base; --method full learns every weight and takes f32 or tf32",
             ));
         }
-        let checkpoint = source.map(Checkpoint::open).transpose()?;
-        let model = SequenceClassifier::new(
-            &device,
-            dtype,
-            config,
-            head.num_labels(),
-            adapter,
-            checkpoint.as_ref(),
-            seed,
-        )?;
+        let model = SequenceClassifier::new(&device, dtype, config, head.num_labels(), adapter, source, seed)?;
         Ok(Classifier {
             model,
             device,

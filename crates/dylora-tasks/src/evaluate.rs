@@ -115,15 +115,15 @@ impl TrainedModel {
         let config = EncoderConfig::from_file(&run.model().join("config.json"))?;
         let tokenizer = TokenizerSource::from_model_dir(&run.model())?;
         let source = match settings.adapter() {
-            Some(_) => Some(settings.base(base)?),
+            Some(_) => Some(Checkpoint::map(&settings.base(base)?)?),
             None => None,
         };
-        let classifier = Classifier::new(
+        let classifier = Classifier::over(
             &config,
             task.head,
             settings.adapter().as_ref(),
             // A run that trained every weight has them all itself.
-            source.as_deref(),
+            source.as_ref(),
             device::to_use(settings.precision),
             settings.seed,
         )?;

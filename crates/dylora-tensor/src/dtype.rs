@@ -5,6 +5,8 @@ use std::fmt;
 use half::bf16;
 use ndarray::Array1;
 
+use crate::map::Mapped;
+
 /// The element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
@@ -52,6 +54,8 @@ pub(crate) enum Data {
     F32(Array1<f32>),
     Bf16(Array1<bf16>),
     I32(Array1<i32>),
+    /// Elements of a file, of any type that is not an integer; they cannot be written.
+    Mapped(Mapped),
 }
 
 impl Data {
@@ -61,6 +65,7 @@ impl Data {
             Data::F32(_) => DType::F32,
             Data::Bf16(_) => DType::Bf16,
             Data::I32(_) => DType::I32,
+            Data::Mapped(a) => a.dtype(),
         }
     }
 
@@ -70,6 +75,7 @@ impl Data {
             Data::F32(a) => a.len(),
             Data::Bf16(a) => a.len(),
             Data::I32(a) => a.len(),
+            Data::Mapped(a) => a.len(),
         }
     }
 }
@@ -102,6 +108,17 @@ pub trait Elem: sealed::Sealed + Copy + Default + Send + Sync + fmt::Debug + 'st
 #[derive(Debug)]
 pub struct Storage(pub(crate) Data);
 
+impl Storage {
+    /// Copies borrowed elements, so that they can be written.
+    pub(crate) fn own<T: Elem>(&mut self) {
+        if let Data::Mapped(mapped) = &self.0
+            && let Some(elements) = mapped.elements::<T>()
+        {
+            *self = T::wrap(elements.to_vec());
+        }
+    }
+}
+
 macro_rules! elem {
     ($type:ty, $variant:ident, $from:expr, $to:expr) => {
         impl Elem for $type {
@@ -120,6 +137,7 @@ macro_rules! elem {
             fn view(data: &Storage) -> Option<&[Self]> {
                 match &data.0 {
                     Data::$variant(a) => a.as_slice(),
+                    Data::Mapped(a) => a.elements(),
                     _ => None,
                 }
             }

@@ -19,8 +19,8 @@
 //! ```
 //!
 //! # Invariants
-//! - This crate names no other crate of the workspace, no files and no environment, and knows nothing of tapes, layers
-//!   or tokens. It is the only one that contains `unsafe`, `ndarray`, `cudarc` and vector instructions.
+//! - This crate names no other crate of the workspace, no files (but one that is open already: [`FileMap`]) and no
+//!   environment, and knows nothing of tapes, layers or tokens. It is the only one that contains `unsafe`, `ndarray`, `cudarc` and vector instructions.
 //! - Every operation is dispatched in [`ops`] and nowhere else; a device is one more arm there.
 //! - Results do not depend on the number of threads: sums have a fixed order, and nothing is added atomically.
 //! - Shapes, types and indices are checked before a kernel runs; what a caller gets wrong is an [`Error`], not a panic.
@@ -31,6 +31,7 @@ mod device;
 mod dtype;
 mod error;
 mod float;
+mod map;
 pub mod ops;
 mod rng;
 mod segments;
@@ -44,6 +45,7 @@ pub use dtype::{DType, Elem};
 pub use error::{Error, Result};
 pub use float::Float;
 pub use half::bf16;
+pub use map::FileMap;
 pub use rng::{Draw, Draws, Dropout, Purpose, Stream, StreamRng, philox};
 pub use segments::Segments;
 pub use shape::MAX_RANK;

@@ -9,8 +9,9 @@ use half::bf16;
 
 use crate::cuda::{self, Cuda};
 use crate::device::{Cpu, Device};
-use crate::dtype::{DType, Elem, Storage};
+use crate::dtype::{DType, Data, Elem, Storage};
 use crate::error::{Error, Result};
+use crate::map::Mapped;
 use crate::shape::Shape;
 
 use later::Arrival;
@@ -301,6 +302,11 @@ impl Tensor {
             Memory::Cuda { bounds, .. } => *bounds.lock().unwrap_or_else(PoisonError::into_inner),
             Memory::Host { .. } => None,
         }
+    }
+
+    /// A tensor of elements that lie in a file.
+    pub(crate) fn borrow(device: &Device, elements: Mapped, shape: Shape) -> Tensor {
+        Self::wrap(device, Storage(Data::Mapped(elements)), shape, false)
     }
 
     fn wrap(device: &Device, storage: Storage, shape: Shape, pooled: bool) -> Tensor {
@@ -648,11 +654,12 @@ impl Tensor {
     pub(crate) fn write_guard<T: Elem>(&self, op: &'static str) -> Result<Write<'_, T>> {
         self.check_alive(op)?;
         self.check_dtype(op, T::DTYPE)?;
-        let guard = match self.host(op)?.try_write() {
+        let mut guard = match self.host(op)?.try_write() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Error::Aliased { op }),
         };
+        guard.own::<T>();
         Ok(Write {
             guard,
             range: self.offset..self.offset + self.len(),

@@ -44,6 +44,7 @@ const WALLS: &[Wall] = &[
         below: Some(&[]),
         never: &["safetensors", "serde", "serde_json", "tokenizers", "clap"],
         std_modules: &["fs", "env"],
+        except: &["src/map.rs"],
         backends: true,
         ..OPEN
     },

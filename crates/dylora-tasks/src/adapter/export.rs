@@ -287,7 +287,7 @@ impl Source {
         let adapter = settings.adapter();
         // A fine-tuned run holds every weight itself.
         let source = match adapter {
-            Some(_) => Some(Checkpoint::open(&settings.base(base)?)?),
+            Some(_) => Some(Checkpoint::map(&settings.base(base)?)?),
             None => None,
         };
         let trained = Checkpoint::open(&self.run.adapter())?;

@@ -86,7 +86,7 @@ impl TrainedText {
             precision: device::to_use(settings.precision),
             ..settings.clone()
         };
-        let (device, model) = build(&here, &config, Some(&Checkpoint::open(&here.model)?))?;
+        let (device, model) = build(&here, &config, Some(&Checkpoint::map(&here.model)?))?;
         model.load_trained(&Checkpoint::open(&run.adapter())?, &[])?;
         Ok(TrainedText {
             settings,
