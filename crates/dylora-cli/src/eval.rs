@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dylora_tasks::cost::{self, RankCost, Suggestion, Wish};
+use dylora_tasks::cost::{self, RankCost, Suggestion, Timing, Wish};
 use dylora_tasks::evaluate::{TrainedModel, evaluate};
 use dylora_tasks::progress::{Event, Observer as _};
 use dylora_tasks::record::{RankName, RankScores};
@@ -173,7 +173,11 @@ fn evaluate_rows(args: &Args) -> Result<(), Failure> {
         .first()
         .map(|(_, rows)| rows)
         .ok_or_else(|| Failure::Message("no rows".to_owned()))?;
-    let costs = cost::costs(&model, rows, &ranks)?;
+    let timing = Timing {
+        batches: 0,
+        ..Timing::default()
+    };
+    let costs = cost::costs(&model, rows, &ranks, timing)?;
     let wish = Wish {
         tolerance: args.tolerance,
         max_bytes: args.max_bytes,
@@ -215,9 +219,13 @@ pub(crate) fn as_text(ranks: &[RankScores]) -> String {
 
 /// What a rank costs, in words.
 fn priced(cost: &RankCost) -> String {
+    let merged = cost.merged_latency_ms.map(|time| format!(", {time:.2} merged"));
     format!(
-        "{} parameters  {} bytes  {:.2} ms a row",
-        cost.parameters, cost.adapter_bytes, cost.latency_ms
+        "{} parameters  {} bytes  {:.2} ms a row{}",
+        cost.parameters,
+        cost.adapter_bytes,
+        cost.latency_ms,
+        merged.unwrap_or_default()
     )
 }
 

@@ -173,7 +173,10 @@ fn eval_says_what_each_rank_costs_and_suggests_one() -> TestResult {
         let parameters = 2 * 2 * 2 * 16 * (index + 1) + head;
         assert_eq!(cost["parameters"], parameters);
         assert_eq!(cost["adapter_bytes"], 4 * parameters);
-        assert!(cost["latency_ms"].as_f64().is_some_and(|time| time > 0.0));
+        for form in ["latency_ms", "merged_latency_ms"] {
+            assert!(cost[form].as_f64().is_some_and(|time| time > 0.0), "{cost}");
+        }
+        assert_eq!(cost["rows_per_second"], Value::Null);
     }
     let small = costs[0]["adapter_bytes"].to_string();
     let limited: Value = serde_json::from_str(&stdout(&dylora(&[
@@ -191,7 +194,7 @@ fn eval_says_what_each_rank_costs_and_suggests_one() -> TestResult {
     let said = stdout(&dylora(&["eval", "--run", &run, "--tolerance", "100"]));
     assert!(said.starts_with("rank 1     accuracy 0."), "{said}");
     assert!(
-        said.contains("suggested rank: 1 (accuracy ") && said.contains(" ms a row"),
+        said.contains("suggested rank: 1 (accuracy ") && said.contains(" ms a row, ") && said.contains(" merged"),
         "{said}"
     );
     let message = sentence(&dylora(&["eval", "--run", &run, "--tolerance", "-1"]));

@@ -109,6 +109,18 @@ impl Classifier {
         })
     }
 
+    /// The plain model that this one is at a rank: adapters are added to their layers, all else is shared with this model.
+    ///
+    /// # Errors
+    /// If the rank is not one of the model's.
+    pub fn merged(&self, rank: usize) -> Result<Self> {
+        Ok(Classifier {
+            model: self.model.merged(rank)?,
+            device: self.device.clone(),
+            ..*self
+        })
+    }
+
     /// Where the model is.
     pub fn device(&self) -> &Device {
         &self.device

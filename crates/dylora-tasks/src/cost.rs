@@ -1,21 +1,48 @@
 //! What each rank of a run costs, and which one to take.
 
+mod file;
+
 use std::time::Instant;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
+use crate::classifier::Classifier;
 use crate::error::{Error, Result};
 use crate::evaluate::TrainedModel;
 use crate::prepare::Prepared;
 use crate::record::{RankName, RankScores};
 
-/// Rows that are timed, one at a time.
-const TIMED: usize = 24;
-/// Passes before those.
+pub use file::{CostOptions, Costs, costs_of};
+
+/// Passes over one row before those that are timed.
 const WARM_UP: usize = 2;
+/// Ranks whose merged weights are in memory at the same time.
+const TOGETHER: usize = 8;
+
+/// How much is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Rows that are timed, one at a time; fewer where there are not so many.
+    pub rows: usize,
+    /// Batches that are timed; none for 0.
+    pub batches: usize,
+    /// Rows of a batch, which are one pass; fewer where there are not so many.
+    pub batch_rows: usize,
+}
+
+impl Default for Timing {
+    /// 24 rows, and 5 batches of 32.
+    fn default() -> Self {
+        Timing {
+            rows: 24,
+            batches: 5,
+            batch_rows: 32,
+        }
+    }
+}
 
 /// What the model takes at one rank.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankCost {
     /// The rank.
     pub rank: RankName,
@@ -23,60 +50,119 @@ pub struct RankCost {
     pub parameters: usize,
     /// Bytes of those numbers in a file.
     pub adapter_bytes: usize,
-    /// Median time of a pass over one row, in milliseconds.
+    /// Median time of a pass over one row, in milliseconds, with the adapters beside the frozen weights.
     pub latency_ms: f64,
+    /// The same with the adapters added to the frozen weights; none without adapters.
+    pub merged_latency_ms: Option<f64>,
+    /// Rows a second in batches, median over the batches; none where none was timed.
+    pub rows_per_second: Option<f64>,
+    /// The same with the adapters added to the frozen weights.
+    pub merged_rows_per_second: Option<f64>,
 }
 
-/// Parameters, bytes and latency at each rank. Latency is measured on rows of `rows`, one row a pass, every rank on each row
-/// before the next, so that a machine that slows down slows all of them.
+/// Parameters, bytes and speed at each rank, merged and not. Every rank and form passes over a row before the next row comes,
+/// in turns of either order, so that a machine that slows down slows all of them. Tokenisation is not timed; what comes back
+/// to the host is.
 ///
 /// # Errors
 /// If there are no rows, or a row does not fit the model.
-pub fn costs(model: &TrainedModel, rows: &Prepared, ranks: &[Option<usize>]) -> Result<Vec<RankCost>> {
-    if rows.is_empty() {
+pub fn costs(model: &TrainedModel, rows: &Prepared, ranks: &[Option<usize>], timing: Timing) -> Result<Vec<RankCost>> {
+    if rows.is_empty() || timing.rows == 0 {
         return Err(Error::argument("rows", "there are none to measure"));
-    }
-    let timed = rows.len().min(TIMED);
-    let mut seconds = vec![Vec::with_capacity(timed); ranks.len()];
-    for pass in 0..timed + WARM_UP {
-        let row = pass.saturating_sub(WARM_UP) * rows.len() / timed;
-        let one = Prepared {
-            encoded: vec![rows.encoded[row].clone()],
-            labels: vec![rows.labels[row]],
-        };
-        for (rank, seconds) in ranks.iter().zip(&mut seconds) {
-            let started = Instant::now();
-            model
-                .classifier
-                .logits(&one, *rank, model.settings.token_budget, |_| ())?;
-            if pass >= WARM_UP {
-                seconds.push(started.elapsed().as_secs_f64());
-            }
-        }
     }
     let bytes = match model.settings.precision.dtype() {
         dylora_nn::tensor::DType::F64 => 8,
         _ => 4,
     };
-    let cost = |(rank, seconds): (&Option<usize>, Vec<f64>)| {
-        let parameters = model.classifier.model.num_trainable(rank.unwrap_or(0));
-        RankCost {
-            rank: RankName::new(*rank),
-            parameters,
-            adapter_bytes: parameters * bytes,
-            latency_ms: median(seconds) * 1e3,
+    let mut all = Vec::with_capacity(ranks.len());
+    for ranks in ranks.chunks(TOGETHER) {
+        let merged = ranks
+            .iter()
+            .map(|rank| rank.map(|rank| model.classifier.merged(rank)).transpose())
+            .collect::<Result<Vec<_>>>()?;
+        let forms: Vec<Form<'_>> = ranks
+            .iter()
+            .zip(&merged)
+            .flat_map(|(rank, merged)| {
+                let beside = Some((&model.classifier, *rank));
+                [beside, merged.as_ref().map(|merged| (merged, None))]
+            })
+            .collect();
+        let count = timing.rows.min(rows.len());
+        let single = |pass: usize| part(rows, pass.saturating_sub(WARM_UP) * rows.len() / count, 1);
+        let latencies = medians(&forms, count, WARM_UP, single)?;
+        let batch = timing.batch_rows.clamp(1, rows.len());
+        let many = |pass: usize| part(rows, pass.saturating_sub(1) * batch, batch);
+        let seconds = medians(&forms, timing.batches, 1, many)?;
+        for (index, rank) in ranks.iter().enumerate() {
+            let parameters = model.classifier.model.num_trainable(rank.unwrap_or(0));
+            let milliseconds = |form: usize| latencies[form].map(|seconds| seconds * 1e3);
+            let speed = |form: usize| seconds[form].map(|seconds| batch as f64 / seconds);
+            let (beside, merged) = (2 * index, 2 * index + 1);
+            all.push(RankCost {
+                rank: RankName::new(*rank),
+                parameters,
+                adapter_bytes: parameters * bytes,
+                latency_ms: milliseconds(beside).unwrap_or(f64::NAN),
+                merged_latency_ms: milliseconds(merged),
+                rows_per_second: speed(beside),
+                merged_rows_per_second: speed(merged),
+            });
         }
-    };
-    Ok(ranks.iter().zip(seconds).map(cost).collect())
+    }
+    Ok(all)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// A model at a rank, or as it is; none where a rank has no such form.
+type Form<'a> = Option<(&'a Classifier, Option<usize>)>;
+
+/// Median seconds of a pass of each form over `rows(pass)`; those of the first `warm_up` passes are not counted.
+fn medians(
+    forms: &[Form<'_>],
+    passes: usize,
+    warm_up: usize,
+    rows: impl Fn(usize) -> Prepared,
+) -> Result<Vec<Option<f64>>> {
+    let mut seconds = vec![Vec::with_capacity(passes); forms.len()];
+    let passes = if passes == 0 { 0 } else { passes + warm_up };
+    for pass in 0..passes {
+        let rows = rows(pass);
+        let mut order: Vec<usize> = (0..forms.len()).collect();
+        // What went first is what the caches have forgotten.
+        if pass % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let Some((classifier, rank)) = forms[index] else {
+                continue;
+            };
+            let started = Instant::now();
+            classifier.logits(&rows, rank, rows.tokens(), |_| ())?;
+            if pass >= warm_up {
+                seconds[index].push(started.elapsed().as_secs_f64());
+            }
+        }
+    }
+    Ok(seconds.into_iter().map(median).collect())
+}
+
+/// `count` rows from `first` on; after the last comes the first.
+fn part(rows: &Prepared, first: usize, count: usize) -> Prepared {
+    let places = (first..first + count).map(|place| place % rows.len());
+    Prepared {
+        encoded: places.clone().map(|place| rows.encoded[place].clone()).collect(),
+        labels: places.map(|place| rows.labels[place]).collect(),
+    }
+}
+
+/// The middle value; none of none.
+fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
-        0 => f64::NAN,
-        count if count % 2 == 1 => values[middle],
-        _ => (values[middle - 1] + values[middle]) / 2.0,
+        0 => None,
+        count if count % 2 == 1 => Some(values[middle]),
+        _ => Some((values[middle - 1] + values[middle]) / 2.0),
     }
 }
 
@@ -150,6 +236,8 @@ pub fn suggest(scores: &[RankScores], costs: &[RankCost], wish: Wish) -> Option<
 mod tests {
     use super::*;
     use crate::record::Scores;
+    use crate::task::Label;
+    use crate::tokens::Encoded;
 
     fn rows(values: &[f64]) -> (Vec<RankScores>, Vec<RankCost>) {
         let row = |(index, value): (usize, &f64)| {
@@ -164,6 +252,9 @@ mod tests {
                     parameters: 10 * (index + 1),
                     adapter_bytes: 40 * (index + 1),
                     latency_ms: 1.0,
+                    merged_latency_ms: None,
+                    rows_per_second: None,
+                    merged_rows_per_second: None,
                 },
             )
         };
@@ -195,8 +286,25 @@ mod tests {
     }
 
     #[test]
+    fn a_part_goes_on_at_the_first_row() {
+        let rows = Prepared {
+            encoded: (0..3)
+                .map(|id| Encoded {
+                    ids: vec![id],
+                    token_types: vec![0],
+                })
+                .collect(),
+            labels: (0..3).map(Label::Class).collect(),
+        };
+        let ids: Vec<u32> = part(&rows, 4, 3).encoded.iter().map(|row| row.ids[0]).collect();
+        assert_eq!(ids, [1, 2, 0]);
+        assert_eq!(part(&rows, 2, 2).labels, [Label::Class(2), Label::Class(0)]);
+    }
+
+    #[test]
     fn the_median_of_an_even_number_lies_between() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(vec![]), None);
     }
 }

@@ -11,6 +11,7 @@
 //! | `texts/` | for a generation task: a text a line, a file for each rank | before the record, rank by rank |
 //! | `record.json` | [`Record`] | at the end, once |
 //! | `.lock` | locked while a process trains, see [`DirLock`] | before everything else |
+//! | `costs.json` | [`crate::cost::Costs`]: what each rank takes | when somebody asks for it |
 //!
 //! The base model's weights are not copied: `settings.json` says where they are. Every file is written under another
 //! name first and renamed, so that none is ever half there.
@@ -152,6 +153,11 @@ impl RunDir {
     /// Where the texts are that the run is judged by.
     pub fn texts(&self) -> PathBuf {
         self.path.join("texts")
+    }
+
+    /// Where it is written down what each rank takes.
+    pub fn costs(&self) -> PathBuf {
+        self.path.join("costs.json")
     }
 
     /// Whether a run has begun here.

@@ -5,6 +5,7 @@ mod runs;
 use std::fs;
 use std::path::PathBuf;
 
+use dylora_tasks::cost::{CostOptions, Costs, Timing, costs_of};
 use dylora_tasks::evaluate::{TrainedModel, evaluate};
 use dylora_tasks::nn::Method;
 use dylora_tasks::prepare::Prepared;
@@ -53,6 +54,81 @@ fn a_run_read_back_gives_its_record() -> TestResult {
             .unwrap_or_default();
         assert!(message.contains(words), "{message}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_ranks_cost_is_measured_once_for_an_adapter_and_a_device() -> TestResult {
+    let fixture = Fixture::new()?;
+    let dir = fixture.run("costs");
+    train(&fixture.settings(), &dir, RunOptions::default(), &mut ())?;
+    let options = CostOptions {
+        timing: Timing {
+            rows: 3,
+            batches: 2,
+            batch_rows: 4,
+        },
+        ..CostOptions::default()
+    };
+    assert_eq!(Costs::read(&dir)?, None);
+    let first = costs_of(&dir, &options)?;
+    assert_eq!(
+        first.iter().map(|cost| cost.rank).collect::<Vec<_>>(),
+        [1, 2, 3, 4].map(RankName::At)
+    );
+    for cost in &first {
+        let times = [
+            Some(cost.latency_ms),
+            cost.merged_latency_ms,
+            cost.rows_per_second,
+            cost.merged_rows_per_second,
+        ];
+        assert!(times.iter().all(|time| time.is_some_and(|time| time > 0.0)), "{cost:?}");
+        assert_eq!(cost.adapter_bytes, 4 * cost.parameters);
+    }
+    assert!(first.windows(2).all(|pair| pair[0].parameters < pair[1].parameters));
+
+    // Merged and not, the model says the same: 1e-4 is a thousand roundings of logits of about 1.
+    let model = TrainedModel::open(&dir, None)?;
+    let rows = model.prepare(&model.rows(Split::Dev, None)?)?;
+    let beside = model.classifier.logits(&rows, Some(2), 50, |_| ())?;
+    let merged = model.classifier.merged(2)?.logits(&rows, None, 50, |_| ())?;
+    assert!(
+        beside.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-4),
+        "{beside:?} {merged:?}"
+    );
+
+    // Read again: not even the base model is looked at.
+    let weights = fixture.model().join("model.safetensors");
+    let aside = fixture.path().join("aside.safetensors");
+    fs::rename(&weights, &aside)?;
+    assert_eq!(costs_of(&dir, &options)?, first);
+    assert_eq!(Costs::read(&dir)?.map(|costs| costs.ranks), Some(first.clone()));
+    // Timed otherwise, on another device, for another adapter, or not readable: measured, for which the base is needed.
+    let others = CostOptions {
+        timing: Timing {
+            batches: 1,
+            ..options.timing
+        },
+        ..options.clone()
+    };
+    assert!(costs_of(&dir, &others).is_err());
+    let file = dir.join("costs.json");
+    let text = fs::read_to_string(&file)?;
+    for changed in [text.replace("cpu, ", "gpu, "), "{".to_owned()] {
+        assert_ne!(changed, text);
+        fs::write(&file, &changed)?;
+        assert!(costs_of(&dir, &options).is_err(), "{changed}");
+    }
+    fs::write(&file, &text)?;
+    let mut adapter = fs::read(dir.join("adapter.safetensors"))?;
+    *adapter.last_mut().ok_or("empty")? ^= 1;
+    fs::write(dir.join("adapter.safetensors"), adapter)?;
+    assert!(costs_of(&dir, &options).is_err());
+    assert_eq!(Costs::read(&dir)?, None);
+    fs::rename(&aside, &weights)?;
+    costs_of(&dir, &options)?;
+    assert!(Costs::read(&dir)?.is_some());
     Ok(())
 }
 
