@@ -2,7 +2,7 @@
 
 use dylora_autograd::tensor::{DType, Device, Purpose, Stream, Tensor};
 use dylora_autograd::{OpKind, Tape, Var, ops};
-use dylora_nn::{Ctx, Family, Inputs, Method, Result, SequenceClassifier, Target};
+use dylora_nn::{Ctx, Family, Inputs, Method, Result, ScaleRule, SequenceClassifier, Target};
 use dylora_tests::{adapter, config, packed, random_model};
 
 const LENGTHS: [usize; 4] = [5, 1, 3, 2];
@@ -88,7 +88,7 @@ fn a_dylora_step_keeps_what_the_formula_says_and_nothing_of_a_frozen_weight() ->
                 (HIDDEN, WIDE, HEADS)
             );
             // Dropout on the adapters' input would give each a buffer of its own; the published setting has none.
-            let settings = adapter(4, &[Target::Query, Target::Value], 0.0);
+            let settings = adapter(4, ScaleRule::OverB, &[Target::Query, Target::Value], 0.0);
             let model = random_model(&config, LABELS, Some(&settings), 3)?;
             let inputs = packed(&config, &LENGTHS, 5)?;
             for method in [Method::Lora, Method::DyLora, Method::DyLoraFrozen] {
@@ -148,7 +148,7 @@ fn frozen_weights_have_no_gradient_and_do_not_move() -> Result<()> {
     let model = random_model(
         &config,
         LABELS,
-        Some(&adapter(3, &[Target::Query, Target::Value], 0.0)),
+        Some(&adapter(3, ScaleRule::OverB, &[Target::Query, Target::Value], 0.0)),
         3,
     )?;
     let inputs = packed(&config, &LENGTHS, 5)?;
@@ -187,7 +187,7 @@ fn full_fine_tuning_keeps_more() -> Result<()> {
     let config = config(Family::Bert, LAYERS, 0.1);
     let inputs = packed(&config, &LENGTHS, 5)?;
     let kept = |method: Method, rank: usize| -> Result<(usize, Vec<OpKind>)> {
-        let settings = adapter(rank.max(1), &[Target::Query, Target::Value], 0.0);
+        let settings = adapter(rank.max(1), ScaleRule::OverB, &[Target::Query, Target::Value], 0.0);
         let model = random_model(&config, LABELS, (rank > 0).then_some(&settings), 3)?;
         let (tape, _) = forward(&model, &inputs, method, rank.max(1))?;
         let saved: Vec<_> = tape.saved().map(|(kind, tensor)| (kind, tensor.clone())).collect();
