@@ -17,6 +17,7 @@
 //! | prompts to texts | [`generate`] | [`generate::Hypothesis`] |
 //! | predictions to a number | [`metric`] | `f64` |
 //! | records to a table | [`table`], beside [`paper`] | text, Markdown, HTML, JSON |
+//! | tables to a report | [`report`] | one page, Markdown, LaTeX, csv |
 //! | text alone to a model directory | [`pretrain`] | an encoder, a tokenizer, [`pretrain::PretrainRecord`] |
 //! | nothing to tasks and an encoder | [`mini`] | the files that `reproduce glue` runs on by default |
 //! | a run to PEFT's files or a merged model, and such an adapter to a run's start | [`adapter`] | [`adapter::Exported`] |
@@ -93,6 +94,7 @@ pub mod prepare;
 pub mod pretrain;
 pub mod progress;
 pub mod record;
+pub mod report;
 pub mod run_dir;
 mod session;
 pub mod settings;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dylora_nn::Method;
 
-use super::{Cell, Column, Head, Layout, Mark, Row, Run, Table, runs, title};
+use super::{Cell, Column, Head, Layout, Mark, Row, Run, Table, Trail, runs, title};
 use crate::paper;
 use crate::record::{RankName, Record};
 use crate::tables::Measure;
@@ -91,7 +91,7 @@ impl Table {
             rows,
             caption: None,
             remarks,
-            runs: records.iter().copied().map(Run::new).collect(),
+            runs: findings.iter().map(Run::new).collect(),
             settings: runs::Settings::of(&records),
             paper_is_known: !paper.is_empty(),
             by_rank: head.by_rank,
@@ -103,6 +103,8 @@ impl Table {
 /// A line and its runs, those of each arm together.
 struct Filling<'a> {
     line: &'a Line,
+    /// The places of its runs among all.
+    places: Vec<usize>,
     arms: Vec<(Option<usize>, Vec<&'a Record>)>,
 }
 
@@ -117,8 +119,14 @@ impl<'a> Filling<'a> {
                 .filter(|finding| finding.record.settings.method == line.method && finding.variant == *variant);
             (*rank, runs.map(|finding| finding.record).collect())
         };
+        let is_own = |finding: &Finding<'_>| {
+            let is_arm = |(variant, _): &(String, Option<usize>)| *variant == finding.variant;
+            finding.record.settings.method == line.method && line.arms.iter().any(is_arm)
+        };
+        let own = findings.iter().enumerate().filter(|(_, finding)| is_own(finding));
         Filling {
             line,
+            places: own.map(|(place, _)| place).collect(),
             arms: line.arms.iter().map(of_arm).collect(),
         }
     }
@@ -134,8 +142,8 @@ impl<'a> Filling<'a> {
             [(variant, _)] => variant.clone(),
             _ => String::new(),
         };
-        let published = |column: &str| {
-            let row = match line.rank {
+        let published_at = |rank: RankName, column: &str| {
+            let row = match rank {
                 RankName::At(rank) => paper::Row::Rank(rank),
                 RankName::Best => paper::Row::Best,
                 RankName::Worst => paper::Row::Worst,
@@ -143,6 +151,15 @@ impl<'a> Filling<'a> {
                 RankName::Full => paper::Row::Full,
             };
             paper::look_up(paper, line.method.name(), &variant, row, column).map(|number| number.mean)
+        };
+        let published = |column: &str| published_at(line.rank, column);
+        let trail = Trail {
+            runs: self.places.clone(),
+            ranks: layout
+                .columns
+                .iter()
+                .map(|column| self.at_every_rank(column, &published_at))
+                .collect(),
         };
         let cells = layout.columns.iter().map(|column| {
             let cell = self.cell(column).map(|cell| Cell {
@@ -174,27 +191,36 @@ impl<'a> Filling<'a> {
                 .map(|&measure| (measure, self.measure(measure, layout)))
                 .collect(),
             tasks,
+            trail,
             variant,
             block: line.block.clone(),
         })
     }
 
+    /// The column's number at every rank, beside the paper's.
+    fn at_every_rank(
+        &self,
+        column: &Column,
+        published: &dyn Fn(RankName, &str) -> Option<f64>,
+    ) -> Vec<(usize, Cell)> {
+        let candidates = self.candidates(column).into_iter();
+        let at = |(rank, values): (RankName, Values)| match rank {
+            RankName::At(number) => Some((
+                number,
+                Cell {
+                    paper: published(rank, &column.paper),
+                    ..summed(column, &values, None)
+                },
+            )),
+            _ => None,
+        };
+        candidates.filter_map(at).collect()
+    }
+
     /// The column's number at the line's rank.
     fn cell(&self, column: &Column) -> Option<Cell> {
         let candidates = self.candidates(column);
-        let cell = |values: &Values, rank: Option<usize>| {
-            let values: Vec<f64> = values.values().copied().collect();
-            let (mean, std) = mean_std(&values);
-            Cell {
-                metric: column.metric.clone(),
-                mean,
-                std,
-                runs: values.len(),
-                rank,
-                paper: None,
-                mark: None,
-            }
-        };
+        let cell = |values: &Values, rank: Option<usize>| summed(column, values, rank);
         match self.line.rank {
             RankName::At(_) | RankName::Full => {
                 let (_, values) = candidates.iter().find(|(rank, _)| *rank == self.line.rank)?;
@@ -287,6 +313,21 @@ impl<'a> Filling<'a> {
         let whole = tasks.len() * self.arms.len();
         let complete = by_seed.into_values().filter(|(_, runs)| *runs == whole);
         complete.map(|(seconds, _)| seconds).collect()
+    }
+}
+
+/// Mean and deviation of a column's values.
+fn summed(column: &Column, values: &Values, rank: Option<usize>) -> Cell {
+    let values: Vec<f64> = values.values().copied().collect();
+    let (mean, std) = mean_std(&values);
+    Cell {
+        metric: column.metric.clone(),
+        mean,
+        std,
+        runs: values.len(),
+        rank,
+        paper: None,
+        mark: None,
     }
 }
 

@@ -1,9 +1,8 @@
 //! Tables from records: lines of methods, variants and ranks; beside every number the paper's.
 //!
-//! `layout` says which columns a table has, a description of [`crate::tables`] which lines. `fill` puts the numbers in, `text` writes them as plain text and Markdown, `html` as a page with the charts of
-//! `chart`, and `runs` sums up the records that they came from.
+//! `layout` says which columns a table has, a description of [`crate::tables`] which lines. `fill` puts the numbers in, `text`
+//! writes them as plain text and Markdown, [`crate::report`] as a page, and `runs` sums up the records that they came from.
 
-mod chart;
 mod fill;
 mod html;
 mod layout;
@@ -24,6 +23,7 @@ use crate::tables::Measure;
 pub use fill::{Finding, Line};
 pub use layout::{Column, Layout};
 pub use runs::Run;
+pub(crate) use runs::{Settings, facts_of_runs};
 
 /// One number of the table, in the units that the paper prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -86,6 +86,18 @@ pub struct Row {
     /// What stands beside the metrics. In JSON an object by the measure's name.
     #[serde(serialize_with = "measures", skip_serializing_if = "Vec::is_empty")]
     pub measures: Vec<(Measure, Option<Cell>)>,
+    /// What its charts show.
+    #[serde(skip)]
+    pub(crate) trail: Trail,
+}
+
+/// What stands behind a line: not its number alone, but that of every rank.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Trail {
+    /// Its runs, as places in the table's list of runs.
+    pub(crate) runs: Vec<usize>,
+    /// For each column of tasks the number of every rank, in the order of the ranks.
+    pub(crate) ranks: Vec<Vec<(usize, Cell)>>,
 }
 
 /// What a table is besides its columns and numbers.
@@ -145,7 +157,7 @@ pub struct Table {
     #[serde(skip)]
     by_rank: bool,
     #[serde(skip)]
-    settings: runs::Settings,
+    settings: Settings,
     /// Whether any number of the paper is known, so that brackets for it are worth printing.
     #[serde(skip)]
     paper_is_known: bool,
@@ -263,7 +275,7 @@ impl Table {
     }
 
     /// The paper's table that this one is of; `None` if the paper has none.
-    fn papers(&self) -> Option<&'static PaperTable> {
+    pub(crate) fn papers(&self) -> Option<&'static PaperTable> {
         let tasks: Vec<&str> = self.layout.columns.iter().map(|column| column.task.as_str()).collect();
         paper::table(&self.number, &tasks)
     }
@@ -284,7 +296,7 @@ impl Table {
     }
 
     /// What a reader must know of the paper's numbers, as the end of a sentence.
-    fn about_paper(&self) -> String {
+    pub(crate) fn about_paper(&self) -> String {
         let same = self.caption.as_ref().is_some_and(|c| c.same_setting_as_paper);
         let Some(PaperTable { model, data, .. }) = self.papers() else {
             return "the paper has no such table".to_owned();
@@ -304,7 +316,7 @@ impl Table {
     }
 
     /// What must be known to read the numbers, a sentence each.
-    fn notes(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn notes(&self) -> impl Iterator<Item = &String> {
         let caption = self.caption.as_ref().map_or(&[][..], |caption| &caption.notes);
         caption.iter().chain(&self.remarks)
     }

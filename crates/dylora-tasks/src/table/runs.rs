@@ -1,10 +1,13 @@
 //! What stands below a table: the runs behind it, and the settings that they share.
 
+use std::collections::BTreeSet;
+
 use dylora_nn::Method;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use super::Finding;
 use crate::record::{CodeVersion, Record, json_number};
 
 /// One run behind a table.
@@ -29,6 +32,12 @@ pub struct Run {
     pub code: CodeVersion,
     /// When it ended, in seconds since 1970 (UTC); 0 where that is not known.
     pub finished_unix: u64,
+    /// The settings in which it differs from the recipe.
+    #[serde(skip)]
+    pub(crate) variant: String,
+    /// All that is known of it.
+    #[serde(skip)]
+    pub(crate) record: Record,
 }
 
 fn number<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -36,8 +45,11 @@ fn number<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S:
 }
 
 impl Run {
-    pub(super) fn new(record: &Record) -> Run {
+    pub(super) fn new(finding: &Finding<'_>) -> Run {
+        let record = finding.record;
         Run {
+            variant: finding.variant.clone(),
+            record: record.clone(),
             task: record.settings.task.clone(),
             method: record.settings.method,
             seed: record.settings.seed,
@@ -51,14 +63,14 @@ impl Run {
     }
 
     /// `2026-01-31`, where the record has a time.
-    pub(super) fn date(&self) -> Option<String> {
+    pub(crate) fn date(&self) -> Option<String> {
         let seconds = i64::try_from(self.finished_unix).ok().filter(|&seconds| seconds > 0)?;
         let time = Timestamp::from_second(seconds).ok()?;
         Some(time.strftime("%Y-%m-%d").to_string())
     }
 
     /// `dylora 0.1.0, revision 0123abc`.
-    pub(super) fn code_words(&self) -> String {
+    pub(crate) fn code_words(&self) -> String {
         match &self.code.revision {
             Some(revision) => format!("dylora {}, revision {revision}", self.code.dylora),
             None => format!("dylora {}", self.code.dylora),
@@ -66,14 +78,36 @@ impl Run {
     }
 }
 
+/// Seeds, code, device and dates of runs, each with its name.
+pub(crate) fn facts_of_runs<'a>(runs: impl Iterator<Item = &'a Run> + Clone) -> [(&'static str, String); 4] {
+    let distinct = |words: &dyn Fn(&Run) -> String| {
+        let all: BTreeSet<String> = runs.clone().map(words).collect();
+        all.into_iter().collect::<Vec<_>>().join("; ")
+    };
+    let seeds: BTreeSet<u64> = runs.clone().map(|run| run.seed).collect();
+    let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    let dates: BTreeSet<String> = runs.clone().filter_map(Run::date).collect();
+    let dates = match (dates.first(), dates.last()) {
+        (Some(first), Some(last)) if first == last => format!("{first} (UTC)"),
+        (Some(first), Some(last)) => format!("{first} to {last} (UTC)"),
+        _ => "not recorded".to_owned(),
+    };
+    [
+        ("Seeds", seeds.join(", ")),
+        ("Code", distinct(&Run::code_words)),
+        ("Device", distinct(&|run| run.device.clone())),
+        ("Records of", dates),
+    ]
+}
+
 /// Each value of a setting, with the methods whose runs have it.
 type Values = Vec<(String, Vec<Method>)>;
 
 /// Settings of the runs by name: those that are the same in all of them, and those that are not.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Settings {
-    pub(super) shared: Vec<(String, String)>,
-    pub(super) differing: Vec<(String, Values)>,
+pub(crate) struct Settings {
+    pub(crate) shared: Vec<(String, String)>,
+    pub(crate) differing: Vec<(String, Values)>,
 }
 
 /// What the table itself shows of a run.

@@ -1,7 +1,7 @@
 //! A table as plain text and as Markdown.
 
 use super::{Cell, Mark, Table};
-use crate::record::RankName;
+use crate::report::words::{escape_markdown, one_line, rank_words};
 
 impl Table {
     /// Plain text, columns aligned.
@@ -41,9 +41,9 @@ impl Table {
 
     /// A Markdown table.
     pub fn to_markdown(&self) -> String {
-        let mut text = format!("{}\n\n", escaped(&self.legend()));
+        let mut text = format!("{}\n\n", escape_markdown(&self.legend()));
         for note in self.notes() {
-            text.push_str(&format!("Note: {}\n\n", escaped(&one_line(note))));
+            text.push_str(&format!("Note: {}\n\n", escape_markdown(&one_line(note))));
         }
         for (index, (_, line)) in self.lines().iter().enumerate() {
             text.push_str(&format!("| {} |\n", line.join(" | ")));
@@ -81,12 +81,7 @@ impl Table {
         }));
         let mut lines = vec![(None, heading)];
         for row in &self.rows {
-            let rank = match row.rank {
-                RankName::At(rank) => rank.to_string(),
-                RankName::Full => "–".to_owned(),
-                word => word.to_string(),
-            };
-            let mut line = vec![rank, one_line(&row.label)];
+            let mut line = vec![rank_words(row.rank), one_line(&row.label)];
             line.extend(self.layout.columns.iter().zip(&row.tasks).map(|(column, (_, cell))| {
                 cell.as_ref()
                     .map_or("–".to_owned(), |cell| self.words(cell, column.decimals))
@@ -128,28 +123,11 @@ impl Table {
     }
 
     /// The paper's number, to stand beside ours; nothing where none of them is known.
-    pub(super) fn beside(&self, paper: Option<f64>, decimals: usize) -> String {
+    pub(crate) fn beside(&self, paper: Option<f64>, decimals: usize) -> String {
         match paper {
             Some(paper) => format!(" [{paper:.decimals$}]"),
             None if self.paper_is_known => " [–]".to_owned(),
             None => String::new(),
         }
     }
-}
-
-/// A caller's words without line breaks, which would end a line of the table's head.
-fn one_line(words: &str) -> String {
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// A caller's words as Markdown that means just them.
-fn escaped(words: &str) -> String {
-    let mut text = String::with_capacity(words.len());
-    for c in words.chars() {
-        if "\\`*_<&".contains(c) {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-    text
 }
