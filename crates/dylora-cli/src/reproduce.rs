@@ -10,6 +10,7 @@ use dylora_tasks::estimate::Estimate;
 use dylora_tasks::experiment::{PlanOptions, Runs, Summary};
 use dylora_tasks::metric::text::meteor::Data;
 use dylora_tasks::nn::Method;
+use dylora_tasks::report::{Report, Section, Unrun};
 use dylora_tasks::run_dir::{RunDir, sweep, write_json, write_text};
 use dylora_tasks::study::{Recipe, Sheet, Study};
 use dylora_tasks::table::Table;
@@ -65,6 +66,10 @@ pub(crate) struct Args {
     /// Directory for runs and tables [default: runs/PROFILE, or runs/NAME-OF-MODEL-DIR]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Directory for the report of all tables: index.html, report.md, report.tex, tables/*.csv [default: runs/report, or
+    /// OUT/report]
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
     /// Print the runs, what exists of them, and how long the rest will take; train nothing
     #[arg(long)]
     dry_run: bool,
@@ -139,7 +144,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ));
     }
     anstream::eprint!("{}", elsewhere(&summary));
-    args.show_tables(&study, &profile, meteor.as_deref())?;
+    args.show_tables(&study, &profile, meteor.as_deref(), &summary)?;
     match summary.failed.as_slice() {
         [] => Ok(()),
         failed => {
@@ -298,33 +303,32 @@ impl Args {
         print(&lines.join("\n"))
     }
 
-    /// Writes every table, and prints it.
-    fn show_tables(&self, study: &Study, profile: &Profile, meteor: Option<&Data>) -> Result<(), Failure> {
+    /// Writes every table and the report, and prints what was asked for.
+    fn show_tables(
+        &self,
+        study: &Study,
+        profile: &Profile,
+        meteor: Option<&Data>,
+        summary: &Summary,
+    ) -> Result<(), Failure> {
+        if !self.collect {
+            for sheet in &study.sheets {
+                study.measure_costs(sheet)?;
+            }
+        }
         // Of several processes the last to write has read the records of all.
         let alone = DirLock::wait(&study.out)?;
         sweep(&study.out)?;
-        let mut made: Vec<Table> = Vec::new();
+        let mut collected = Collected::default();
         for sheet in &study.sheets {
-            let recipe = match sheet.spec.kind {
-                Kind::Glue => &study.glue,
-                Kind::Text => &study.text,
-            };
-            let Some(recipe) = recipe else { continue };
-            let found = study.found(sheet, meteor)?;
-            let mut caption = profile.caption(sheet, recipe);
-            let missing: Vec<&str> = found
-                .iter()
-                .filter(|(_, record)| record.is_none())
-                .map(|(experiment, _)| experiment.name.as_str())
-                .collect();
-            if !missing.is_empty() {
-                caption
-                    .notes
-                    .push(format!("Runs without a record: {}.", missing.join("; ")));
-            }
-            made.push(study.table(sheet, &found)?.with_caption(caption));
+            collected.add(study, sheet, profile, meteor, summary)?;
         }
-        let made: Vec<Table> = made.into_iter().filter(|table| !table.rows.is_empty()).collect();
+        let named = collected.sections.len();
+        collected.add_others(study, profile);
+        let made: Vec<Table> = collected.sections[..named]
+            .iter()
+            .map(|section| section.table.clone())
+            .collect();
         for table in &made {
             let place = study.out.join("tables");
             std::fs::create_dir_all(&place)
@@ -336,25 +340,34 @@ impl Args {
         if let [table] = made.as_slice() {
             self.write_alone(&study.out, table)?;
         }
+        let report = self.report_dir(study);
+        if !collected.sections.is_empty() {
+            Report::new(collected.sections, collected.unrun).write(&report)?;
+        }
         // Whoever reads the output may take their time.
         drop(alone);
         match made.as_slice() {
             [] => anstream::eprintln!("no run has a record, so there is no table"),
-            [table] => {
-                if self.json {
-                    print_json(table)?;
-                } else {
-                    print(table.to_text().trim_end())?;
-                }
-                anstream::eprintln!("the table, with charts: {}", study.out.join("table.html").display());
-            }
+            [table] if self.json => print_json(table)?,
             tables if self.json => print_json(&tables)?,
             tables => {
                 let texts: Vec<String> = tables.iter().map(Table::to_text).collect();
                 print(texts.join("\n").trim_end())?;
             }
         }
+        if !made.is_empty() {
+            anstream::eprintln!("the report, with charts: {}", report.join("index.html").display());
+        }
         Ok(())
+    }
+
+    /// Where the report goes.
+    fn report_dir(&self, study: &Study) -> PathBuf {
+        match (&self.report, &self.out) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(out)) => out.join("report"),
+            (None, None) => study.out.parent().unwrap_or(&study.out).join("report"),
+        }
     }
 
     /// The table of a command that asked for no other.
@@ -362,6 +375,90 @@ impl Args {
         write_json(&out.join("table.json"), table)?;
         write_text(&out.join("table.md"), &table.to_markdown())?;
         Ok(write_text(&out.join("table.html"), &table.to_html()?)?)
+    }
+}
+
+/// Tables with their records, and the runs that have none.
+#[derive(Default)]
+struct Collected {
+    sections: Vec<Section>,
+    unrun: Vec<Unrun>,
+}
+
+impl Collected {
+    /// Adds a table, if any of its runs has a record.
+    fn add(
+        &mut self,
+        study: &Study,
+        sheet: &Sheet,
+        profile: &Profile,
+        meteor: Option<&Data>,
+        summary: &Summary,
+    ) -> Result<(), Failure> {
+        let recipe = match sheet.spec.kind {
+            Kind::Glue => &study.glue,
+            Kind::Text => &study.text,
+        };
+        let Some(recipe) = recipe else { return Ok(()) };
+        let found = study.found(sheet, meteor)?;
+        let mut caption = profile.caption(sheet, recipe);
+        let missing = || found.iter().filter(|(_, record)| record.is_none());
+        let names: Vec<&str> = missing().map(|(experiment, _)| experiment.name.as_str()).collect();
+        if !names.is_empty() {
+            caption
+                .notes
+                .push(format!("Runs without a record: {}.", names.join("; ")));
+        }
+        let table = study.table(sheet, &found)?.with_caption(caption);
+        for name in names {
+            let failure = summary.failed.iter().find(|(failed, _)| failed == name);
+            match self.unrun.iter_mut().find(|unrun| unrun.name == name) {
+                Some(known) => known.tables.push(table.table.clone()),
+                None => self.unrun.push(Unrun {
+                    name: name.to_owned(),
+                    why: failure.map_or_else(|| "It has no record yet.".to_owned(), |(_, error)| error.to_string()),
+                    failed: failure.is_some(),
+                    tables: vec![table.table.clone()],
+                }),
+            }
+        }
+        if !table.rows.is_empty() {
+            self.sections.push(Section {
+                records: found.into_iter().filter_map(|(_, record)| record).collect(),
+                table,
+            });
+        }
+        Ok(())
+    }
+
+    /// Adds the tables that were not asked for and whose runs are there: earlier commands left them.
+    fn add_others(&mut self, study: &Study, profile: &Profile) {
+        for spec in tables::all().unwrap_or_default() {
+            if study.sheets.iter().any(|sheet| sheet.spec.number == spec.number) {
+                continue;
+            }
+            let unrun = |why: String| Unrun {
+                name: spec.to_string(),
+                why,
+                failed: false,
+                tables: Vec::new(),
+            };
+            let command = format!("cargo xtask reproduce {}", spec.name);
+            let mut other = Collected::default();
+            let sheet = profile.sheet(spec.clone());
+            match other.add(study, &sheet, profile, None, &Summary::default()) {
+                // Runs of other settings than this command's are another report's matter.
+                Err(Failure::Message(words)) => self.unrun.push(unrun(format!("{words}."))),
+                Err(_) => {}
+                Ok(()) if other.sections.is_empty() => {
+                    self.unrun.push(unrun(format!("It was not asked for: {command}.")));
+                }
+                Ok(()) => {
+                    self.sections.append(&mut other.sections);
+                    self.unrun.append(&mut other.unrun);
+                }
+            }
+        }
     }
 }
 

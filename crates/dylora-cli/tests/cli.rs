@@ -133,7 +133,7 @@ fn reproduce_prints_and_writes_the_table() -> TestResult {
         "{stderr}"
     );
     assert!(
-        lines.last().is_some_and(|last| last.ends_with("table.html")),
+        lines.last().is_some_and(|last| last.ends_with("index.html")),
         "{stderr}"
     );
     let mut ended = lines[3..lines.len() - 1].to_vec();
@@ -203,7 +203,7 @@ fn bad_input_is_one_sentence_and_a_status() -> TestResult {
         assert!(stderr.contains(expected), "{stderr}");
     }
     assert_eq!(dylora(["train"]).status.code(), Some(2));
-    assert_eq!(dylora(["reproduce", "table9"]).status.code(), Some(2));
+    assert_eq!(dylora(["reproduce", "table10"]).status.code(), Some(2));
     for jobs in ["0", "two"] {
         let output = dylora(["reproduce", "glue", "--jobs", jobs]);
         assert_eq!(output.status.code(), Some(2));

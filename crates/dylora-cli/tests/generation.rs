@@ -223,7 +223,7 @@ fn each_task_becomes_a_table_and_is_not_run_twice() -> TestResult {
         let (said_first, table) = (stderr(&output), String::from_utf8(output.stdout.clone())?);
         assert!(output.status.success(), "{said_first}");
         for words in [
-            &format!("reproduce {task}: 4 runs (1 tasks x 2 methods x 2 seeds)"),
+            &format!("reproduce {task}: 4 runs"),
             "4 of 4 runs to do",
             &format!("the test split of {task} is partial: 136 of "),
             " texts in evaluation)",

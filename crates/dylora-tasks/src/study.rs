@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use dylora_nn::Method;
 use serde_json::Value;
 
+use crate::cost::{CostOptions, Costs, costs_of};
 use crate::error::{Error, Result};
 use crate::estimate::{Estimate, TaskSize};
 use crate::experiment::{Experiment, PlanOptions, Runs, Summary};
@@ -175,22 +176,47 @@ impl Study {
         Ok(all)
     }
 
+    /// Measures what each rank takes on this machine, for the runs of a table that shows it and that have a record; what was
+    /// measured before is kept.
+    ///
+    /// # Errors
+    /// As [`costs_of`].
+    pub fn measure_costs(&self, sheet: &Sheet) -> Result<()> {
+        if has_costs(&sheet.spec) {
+            for experiment in self.of_sheet(sheet)? {
+                if experiment.record()?.is_some() {
+                    costs_of(&experiment.dir, &CostOptions::default())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The table of what was found for it.
     ///
     /// # Errors
-    /// An unknown task.
+    /// An unknown task; costs that cannot be read.
     pub fn table(&self, sheet: &Sheet, found: &[(Experiment, Option<Record>)]) -> Result<Table> {
         let spec = &sheet.spec;
         let recipe = self.recipe(spec)?;
         let findings: Vec<Finding<'_>> = found
             .iter()
             .filter_map(|(experiment, record)| {
-                Some(Finding {
+                let finding = Finding {
                     variant: recipe.variant_of(&experiment.settings)?,
                     record: record.as_ref()?,
-                })
+                    costs: Vec::new(),
+                };
+                Some((experiment, finding))
             })
-            .collect();
+            .map(|(experiment, finding)| {
+                let costs = match has_costs(spec) {
+                    true => Costs::read(&experiment.dir)?.map_or_else(Vec::new, |costs| costs.ranks),
+                    false => Vec::new(),
+                };
+                Ok(Finding { costs, ..finding })
+            })
+            .collect::<Result<_>>()?;
         let records: Vec<&Record> = findings.iter().map(|finding| finding.record).collect();
         let mut layout = match spec.kind {
             Kind::Glue => {
@@ -537,6 +563,11 @@ impl Plan {
         let sheet = &study.sheets[0];
         study.table(sheet, &study.found(sheet, meteor)?)
     }
+}
+
+/// Whether a table shows what is measured on finished runs.
+fn has_costs(spec: &TableSpec) -> bool {
+    spec.measures.iter().any(|measure| measure.is_cost())
 }
 
 /// Something, and nothing twice.

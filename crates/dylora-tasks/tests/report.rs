@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use dylora_tasks::glue;
 use dylora_tasks::nn::Method;
 use dylora_tasks::paper::{self, Published};
-use dylora_tasks::record::{CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing};
+use dylora_tasks::record::{
+    CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing, Trace,
+};
 use dylora_tasks::report::{Report, Section, Unrun};
 use dylora_tasks::settings::{DataSource, TrainSettings};
 use dylora_tasks::table::{Caption, Table};
@@ -53,6 +55,7 @@ fn record(task: &str, method: Method, seed: u64, values: &[f64]) -> Record {
                 scores: Scores(vec![(metric.clone(), value)]),
             })
             .collect(),
+        trace: Trace::default(),
         notes: Vec::new(),
         timing: Timing {
             train_seconds: 60.0 + seed as f64,
@@ -111,6 +114,7 @@ fn report() -> Report {
 fn published() -> Vec<paper::Cell> {
     let cell = |row, task, mean| paper::Cell {
         method: "dylora",
+        variant: "",
         row,
         task,
         value: Published { mean, std: None },
@@ -122,6 +126,7 @@ fn published() -> Vec<paper::Cell> {
         cell(paper::Row::Rank(1), "cola", 61.0),
         paper::Cell {
             method: "full",
+            variant: "",
             ..cell(paper::Row::Full, "rte", 80.0)
         },
     ]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dylora_nn::Method;
 
 use super::{Cell, Column, Head, Layout, Mark, Row, Run, Table, Trail, runs, title};
+use crate::cost::RankCost;
 use crate::paper;
 use crate::record::{RankName, Record};
 use crate::tables::Measure;
@@ -48,6 +49,8 @@ pub struct Finding<'a> {
     pub variant: String,
     /// What came out.
     pub record: &'a Record,
+    /// What each rank takes, where that was measured.
+    pub costs: Vec<RankCost>,
 }
 
 impl<'a> Finding<'a> {
@@ -56,6 +59,7 @@ impl<'a> Finding<'a> {
         Finding {
             variant: String::new(),
             record,
+            costs: Vec::new(),
         }
     }
 }
@@ -103,6 +107,7 @@ impl Table {
 /// A line and its runs, those of each arm together.
 struct Filling<'a> {
     line: &'a Line,
+    findings: &'a [Finding<'a>],
     /// The places of its runs among all.
     places: Vec<usize>,
     arms: Vec<(Option<usize>, Vec<&'a Record>)>,
@@ -126,6 +131,7 @@ impl<'a> Filling<'a> {
         let own = findings.iter().enumerate().filter(|(_, finding)| is_own(finding));
         Filling {
             line,
+            findings,
             places: own.map(|(place, _)| place).collect(),
             arms: line.arms.iter().map(of_arm).collect(),
         }
@@ -198,11 +204,7 @@ impl<'a> Filling<'a> {
     }
 
     /// The column's number at every rank, beside the paper's.
-    fn at_every_rank(
-        &self,
-        column: &Column,
-        published: &dyn Fn(RankName, &str) -> Option<f64>,
-    ) -> Vec<(usize, Cell)> {
+    fn at_every_rank(&self, column: &Column, published: &dyn Fn(RankName, &str) -> Option<f64>) -> Vec<(usize, Cell)> {
         let candidates = self.candidates(column).into_iter();
         let at = |(rank, values): (RankName, Values)| match rank {
             RankName::At(number) => Some((
@@ -294,7 +296,17 @@ impl<'a> Filling<'a> {
             Measure::Seconds => self.seconds(layout),
             // Put in once all rows are there.
             Measure::TimeRatio => return None,
-            Measure::AdapterBytes | Measure::LatencyUnmerged | Measure::LatencyMerged => return None,
+            Measure::AdapterBytes | Measure::LatencyUnmerged | Measure::LatencyMerged => {
+                let costs = self.places.iter().flat_map(|&place| &self.findings[place].costs);
+                costs
+                    .filter(|cost| cost.rank == self.line.rank)
+                    .filter_map(|cost| match measure {
+                        Measure::LatencyUnmerged => Some(cost.latency_ms),
+                        Measure::LatencyMerged => cost.merged_latency_ms,
+                        _ => Some(cost.adapter_bytes as f64),
+                    })
+                    .collect()
+            }
         };
         (!values.is_empty()).then(|| plain(measure, &values))
     }

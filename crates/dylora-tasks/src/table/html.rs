@@ -23,11 +23,6 @@ impl Table {
         &self.settings
     }
 
-    /// Whether the lines of a rank stand together.
-    pub(crate) fn is_by_rank(&self) -> bool {
-        self.by_rank
-    }
-
     /// Whether any number of the paper is known.
     pub(crate) fn paper_is_known(&self) -> bool {
         self.paper_is_known
@@ -35,6 +30,8 @@ impl Table {
 
     /// Whether somebody has said that model and data are the paper's.
     pub(crate) fn is_comparable(&self) -> bool {
-        self.caption.as_ref().is_some_and(|caption| caption.same_setting_as_paper)
+        self.caption
+            .as_ref()
+            .is_some_and(|caption| caption.same_setting_as_paper)
     }
 }
