@@ -1,4 +1,4 @@
-//! The charts of a page as SVG: a metric against the rank, the loss against the step.
+//! The charts of a page as SVG: a metric against the rank, the loss against the step, how often each rank was drawn.
 //!
 //! Colours are those of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers can tell apart; every
 //! line has a marker of its own as well.
@@ -272,6 +272,70 @@ impl Curves {
         });
         let ends: Vec<String> = ends.collect();
         Ok(Some(with_title(&svg, &format!("{}: {}", self.title, ends.join("; ")))))
+    }
+}
+
+/// How often each rank was drawn.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    /// What it shows, for those who cannot see it.
+    pub(super) title: String,
+    /// Its colour.
+    pub(super) look: Look,
+    /// Rank and count, in the order of the ranks.
+    pub(super) counts: Vec<(usize, u64)>,
+}
+
+impl Histogram {
+    /// The chart as an `svg` element; `None` where nothing was drawn.
+    ///
+    /// # Errors
+    /// If the plotting library refuses.
+    pub(super) fn svg(&self) -> Result<Option<String>> {
+        let total: u64 = self.counts.iter().map(|(_, count)| count).sum();
+        let Some(axis) = RankAxis::of(self.counts.iter().map(|(rank, _)| *rank)).filter(|_| total > 0) else {
+            return Ok(None);
+        };
+        let shares: Vec<(usize, f64)> = self
+            .counts
+            .iter()
+            .map(|&(rank, count)| (rank, 100.0 * count as f64 / total as f64))
+            .collect();
+        let (_, top) = range(shares.iter().map(|(_, share)| *share)).unwrap_or((0.0, 1.0));
+        let svg = draw(SIZE, |area| {
+            let x = axis.range();
+            let mut chart = ChartBuilder::on(area)
+                .margin(12)
+                .margin_right(20)
+                .x_label_area_size(88)
+                .y_label_area_size(124)
+                .build_cartesian_2d(x.with_key_points(axis.key_points()), 0.0..1.08 * top)?;
+            chart
+                .configure_mesh()
+                .disable_x_mesh()
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(BLACK.mix(0.18))
+                .axis_style(BLACK.mix(0.6))
+                .y_labels(6)
+                .x_label_formatter(&|at| axis.name(*at))
+                .y_label_formatter(&|share| format!("{share:.0}"))
+                .label_style(text())
+                .axis_desc_style(text())
+                .x_desc("rank")
+                .y_desc("steps, %")
+                .draw()?;
+            let half = axis.gap * 2 / 5;
+            chart.draw_series(shares.iter().map(|&(rank, share)| {
+                let at = axis.place(rank);
+                Rectangle::new([(at - half, 0.0), (at + half, share)], self.look.color().filled())
+            }))?;
+            Ok(())
+        })?;
+        let words: Vec<String> = shares
+            .iter()
+            .map(|(rank, share)| format!("rank {rank} {share:.1} %"))
+            .collect();
+        Ok(Some(with_title(&svg, &format!("{}: {}", self.title, words.join("; ")))))
     }
 }
 

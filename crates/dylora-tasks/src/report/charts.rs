@@ -1,11 +1,16 @@
-//! Which charts a table has: every column against the rank, the loss of each task against the step.
+//! Which charts a table has: every column against the rank, the loss of each task against the step, the ranks that were drawn.
+
+use std::collections::BTreeMap;
+
+use dylora_nn::Method;
 
 use super::Part;
-use super::chart::{Chart, Curves, Look, Point, Sample};
-use super::sheet::{Line, Place, belongs, label};
+use super::chart::{Chart, Curves, Histogram, Look, Point, Sample};
+use super::sheet::groups;
 use super::words::one_line;
 use crate::error::Result;
 use crate::record::{RankName, Record};
+use crate::table::{Row, Run, Table};
 
 /// Smallest height of the average's axis, in percent.
 const LEAST_SPAN: f64 = 2.0;
@@ -14,6 +19,8 @@ const LEAST_SPAN: f64 = 2.0;
 pub(super) struct Charts {
     pub(super) heading: &'static str,
     pub(super) about: &'static str,
+    /// For a class of the page.
+    pub(super) class: &'static str,
     /// Name and sample of each line.
     pub(super) legend: Vec<(String, String)>,
     pub(super) figures: Vec<Figure>,
@@ -27,18 +34,158 @@ pub(super) struct Figure {
     pub(super) svg: Option<String>,
 }
 
+/// All charts of a table, those without a number to draw left out but for the first.
+///
+/// # Errors
+/// If the plotting library refuses.
+pub(super) fn of(part: &Part<'_>) -> Result<Vec<Charts>> {
+    let groups = looks(part.table);
+    let mut all = vec![against_rank(part.table, &groups)?];
+    all.extend(loss(part.table, &groups)?);
+    all.extend(drawn(part.table, &groups)?);
+    Ok(all)
+}
+
+/// The lines of a table that have one name, and how they look in all its charts.
+struct Group<'a> {
+    name: String,
+    look: Look,
+    rows: Vec<&'a Row>,
+}
+
+/// Looks before this one belong to a method.
+const FIRST_FREE: usize = 3;
+
+/// LoRA, DyLoRA and frozen DyLoRA look alike in every table; further lines take what is left.
+fn looks(table: &Table) -> Vec<Group<'_>> {
+    let mut found: Vec<Group<'_>> = Vec::new();
+    let mut names = groups(table);
+    names.sort_by_key(|(_, rows)| rows.first().map(|row| row.method));
+    for (name, rows) in names {
+        let Some(row) = rows.first() else { continue };
+        let is_free = |look: &Look| !found.iter().any(|group| group.look == *look);
+        let wanted = match (row.rank, row.method) {
+            (RankName::Full, _) => Some(Look::Full),
+            (_, Method::Lora) => Some(Look::Line(0)),
+            (_, Method::DyLora) => Some(Look::Line(1)),
+            (_, Method::DyLoraFrozen) => Some(Look::Line(2)),
+            _ => None,
+        };
+        let others = (FIRST_FREE..).map(Look::Line);
+        if let Some(look) = wanted.into_iter().chain(others).find(is_free) {
+            found.push(Group { name, look, rows });
+        }
+    }
+    found
+}
+
+impl Group<'_> {
+    /// Its runs, each once.
+    fn runs<'a>(&self, table: &'a Table) -> Vec<&'a Run> {
+        let mut places: Vec<usize> = self.rows.iter().flat_map(|row| &row.trail.runs).copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        places.iter().filter_map(|&place| table.runs.get(place)).collect()
+    }
+
+    /// Its number of a column at each rank: those that its rows show, or, where all of them are of the same runs, those of every
+    /// rank that these have.
+    fn points(&self, column: usize) -> Vec<Point> {
+        let at = |row: &&&Row| matches!(row.rank, RankName::At(_));
+        let of_same_runs = self
+            .rows
+            .windows(2)
+            .all(|pair| pair[0].trail.runs == pair[1].trail.runs);
+        let point = |rank: usize, cell: &crate::table::Cell| Point {
+            rank,
+            mean: Some(cell.mean),
+            std: (cell.runs > 1).then_some(cell.std),
+            paper: cell.paper,
+        };
+        let mut points: Vec<Point> = match self.rows.first() {
+            Some(row) if of_same_runs && row.rank != RankName::Full => {
+                let ranks = row.trail.ranks.get(column).into_iter().flatten();
+                ranks.map(|(rank, cell)| point(*rank, cell)).collect()
+            }
+            _ => Vec::new(),
+        };
+        for row in self.rows.iter().filter(at) {
+            let RankName::At(rank) = row.rank else { continue };
+            let cell = row.tasks.get(column).and_then(|(_, cell)| cell.as_ref());
+            if !points.iter().any(|point| point.rank == rank) {
+                points.push(cell.map_or(
+                    // A gap.
+                    Point {
+                        rank,
+                        mean: None,
+                        std: None,
+                        paper: None,
+                    },
+                    |cell| point(rank, cell),
+                ));
+            }
+        }
+        points.sort_by_key(|point| point.rank);
+        points
+    }
+
+    /// The mean over all columns at each rank where all of them have a number.
+    fn average_points(&self, columns: usize) -> Vec<Point> {
+        let mut ranks: BTreeMap<usize, Vec<Option<f64>>> = BTreeMap::new();
+        for column in 0..columns {
+            for point in self.points(column) {
+                ranks.entry(point.rank).or_default().push(point.mean);
+            }
+        }
+        let mean = |values: Vec<Option<f64>>| {
+            let all: Vec<f64> = values.into_iter().flatten().collect();
+            (all.len() == columns).then(|| all.iter().sum::<f64>() / columns.max(1) as f64)
+        };
+        let paper = |rank: usize| {
+            let row = self.rows.iter().find(|row| row.rank == RankName::At(rank));
+            row.and_then(|row| row.paper_average)
+        };
+        ranks
+            .into_iter()
+            .map(|(rank, values)| Point {
+                rank,
+                mean: mean(values),
+                std: None,
+                paper: paper(rank),
+            })
+            .collect()
+    }
+}
+
 /// A chart for each column of tasks, then one of the average.
-pub(super) fn against_rank(part: &Part<'_>) -> Result<Charts> {
-    let looks = Looks::of(part);
-    let layout = part.table.layout();
+fn against_rank(table: &Table, groups: &[Group<'_>]) -> Result<Charts> {
+    let layout = table.layout();
+    let columns = layout.columns.len();
     let mut figures = Vec::new();
+    let mut has_paper = false;
+    let full = |value: &dyn Fn(&Row) -> Option<f64>| {
+        let row = table.rows.iter().find(|row| row.rank == RankName::Full);
+        row.and_then(value)
+    };
+    let mut lines = |points: &dyn Fn(&Group<'_>) -> Vec<Point>| -> Vec<(String, Look, Vec<Point>)> {
+        let line = |group: &Group<'_>| (group.name.clone(), group.look, points(group));
+        let lines: Vec<_> = groups
+            .iter()
+            .map(line)
+            .filter(|(.., points)| !points.is_empty())
+            .collect();
+        has_paper |= lines
+            .iter()
+            .any(|(.., points)| points.iter().any(|point| point.paper.is_some()));
+        lines
+    };
     for (index, column) in layout.columns.iter().enumerate() {
         let chart = Chart {
             title: format!("{} against rank", one_line(&column.heading)),
             label: column.axis.clone(),
             least_span: column.least_span,
-            lines: lines(part, &looks, index),
-            full: full(part, index),
+            lines: lines(&|group| group.points(index)),
+            full: full(&|row| Some(row.tasks.get(index)?.1.as_ref()?.mean)),
         };
         figures.push(Figure {
             name: one_line(&column.heading),
@@ -47,13 +194,12 @@ pub(super) fn against_rank(part: &Part<'_>) -> Result<Charts> {
         });
     }
     if layout.has_average {
-        let index = layout.columns.len();
         let chart = Chart {
             title: "Average against rank".to_owned(),
             label: "mean of the tasks".to_owned(),
             least_span: LEAST_SPAN,
-            lines: lines(part, &looks, index),
-            full: full(part, index),
+            lines: lines(&|group| group.average_points(columns)),
+            full: full(&|row| row.average),
         };
         figures.push(Figure {
             name: "Average".to_owned(),
@@ -62,45 +208,47 @@ pub(super) fn against_rank(part: &Part<'_>) -> Result<Charts> {
         });
     }
     let mut legend = Vec::new();
-    for (name, look) in &looks.0 {
-        let sample = match look {
+    for group in groups {
+        let sample = match group.look {
             Look::Full => Sample::Full,
-            line => Sample::Line(*line),
+            look => Sample::Line(look),
         };
-        legend.push((name.clone(), sample.svg()?));
+        legend.push((group.name.clone(), sample.svg()?));
     }
-    let has_paper = |place: &Place| place.paper.is_some();
-    if part.sheet.places().any(|(_, _, place)| has_paper(place)) {
+    if has_paper {
         legend.push(("the paper's, in the colour of each".to_owned(), Sample::Paper.svg()?));
     }
     Ok(Charts {
         heading: "Metric against rank",
         about: "The y axes do not begin at 0, and differ. A rank without a number leaves a gap.",
+        class: "rank",
         legend,
         figures,
     })
 }
 
 /// The training loss of each task; `None` where no record has two numbers of it.
-pub(super) fn loss(part: &Part<'_>) -> Result<Option<Charts>> {
-    let looks = Looks::of(part);
+fn loss(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
     let mut tasks: Vec<&str> = Vec::new();
-    for record in part.records {
-        if !tasks.contains(&record.settings.task.as_str()) {
-            tasks.push(&record.settings.task);
+    for run in &table.runs {
+        if !tasks.contains(&run.task.as_str()) {
+            tasks.push(&run.task);
         }
     }
     let (mut figures, mut used) = (Vec::new(), Vec::new());
     for task in tasks {
         let mut lines = Vec::new();
-        for (name, look) in &looks.0 {
-            let rows = || part.table.rows.iter().filter(|row| one_line(&label(row)) == *name);
-            let own = |record: &&Record| record.settings.task == task && rows().any(|row| belongs(record, row));
-            for curve in mean_curves(part.records.iter().filter(own).map(curve).collect()) {
-                if curve.len() > 1 && !used.contains(look) {
-                    used.push(*look);
+        for group in groups {
+            // Runs with other settings are no repetitions of each other.
+            let mut variants: BTreeMap<&str, Vec<Curve>> = BTreeMap::new();
+            for run in group.runs(table).into_iter().filter(|run| run.task == task) {
+                variants.entry(&run.variant).or_default().push(curve(&run.record));
+            }
+            for curve in variants.into_values().flat_map(mean_curves) {
+                if curve.len() > 1 && !used.contains(&group.look) {
+                    used.push(group.look);
                 }
-                lines.push((name.clone(), *look, curve));
+                lines.push((group.name.clone(), group.look, curve));
             }
         }
         let chart = Curves {
@@ -117,19 +265,28 @@ pub(super) fn loss(part: &Part<'_>) -> Result<Option<Charts>> {
         }
     }
     let mut legend = Vec::new();
-    for (name, look) in looks.0.iter().filter(|(_, look)| used.contains(look)) {
-        legend.push((name.clone(), Sample::Line(*look).svg()?));
+    for group in groups.iter().filter(|group| used.contains(&group.look)) {
+        legend.push((group.name.clone(), Sample::Line(group.look).svg()?));
     }
     Ok((!figures.is_empty()).then_some(Charts {
         heading: "Training loss",
-        about: "Each point is the mean of an epoch's rows.",
+        about: "Each point is the mean over the steps since the point before; of an epoch, where a record keeps no more.",
+        class: "loss",
         legend,
         figures,
     }))
 }
 
-/// Loss by step: the mean of each epoch at its last step.
-fn curve(record: &Record) -> Vec<(f64, f64)> {
+/// Step and loss.
+type Curve = Vec<(f64, f64)>;
+
+/// A run's trace, or the means of its epochs, each at its last step.
+fn curve(record: &Record) -> Curve {
+    let trace = &record.trace;
+    if trace.step.len() > 1 {
+        let steps = trace.step.iter().map(|&step| step as f64);
+        return steps.zip(trace.loss.iter().copied()).collect();
+    }
     let epochs = &record.loss.epochs;
     let step = |index: usize| record.steps as f64 * (index + 1) as f64 / epochs.len().max(1) as f64;
     epochs
@@ -140,84 +297,48 @@ fn curve(record: &Record) -> Vec<(f64, f64)> {
 }
 
 /// One curve, the mean of all, where they have the same steps; else as many as there are.
-fn mean_curves(curves: Vec<Vec<(f64, f64)>>) -> Vec<Vec<(f64, f64)>> {
+fn mean_curves(curves: Vec<Curve>) -> Vec<Curve> {
     let Some(first) = curves.first() else { return curves };
-    let steps = |curve: &[(f64, f64)]| curve.iter().map(|(step, _)| step.to_bits()).collect::<Vec<_>>();
-    let is_same = curves.iter().all(|curve| steps(curve) == steps(first));
-    if !is_same {
+    let steps = |curve: &Curve| curve.iter().map(|(step, _)| step.to_bits()).collect::<Vec<_>>();
+    if curves.iter().any(|curve| steps(curve) != steps(first)) {
         return curves;
     }
     let mean = |index: usize| curves.iter().map(|curve| curve[index].1).sum::<f64>() / curves.len() as f64;
-    vec![
-        first
-            .iter()
-            .enumerate()
-            .map(|(index, (step, _))| (*step, mean(index)))
-            .collect(),
-    ]
+    let points = first.iter().enumerate().map(|(index, (step, _))| (*step, mean(index)));
+    vec![points.collect()]
 }
 
-/// How each label of a table looks in all its charts, in the order of the methods.
-struct Looks(Vec<(String, Look)>);
-
-impl Looks {
-    /// LoRA, DyLoRA and frozen DyLoRA look alike in every table; further lines take what is left.
-    fn of(part: &Part<'_>) -> Self {
-        let mut looks: Vec<(String, Look)> = Vec::new();
-        let mut rows: Vec<_> = part.table.rows.iter().collect();
-        rows.sort_by_key(|row| row.method);
-        for row in rows {
-            let name = one_line(&label(row));
-            if looks.iter().any(|(known, _)| *known == name) {
-                continue;
+/// How often each rank was drawn, for runs that draw several.
+fn drawn(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
+    let mut figures = Vec::new();
+    for group in groups {
+        let mut variants: BTreeMap<&str, BTreeMap<usize, u64>> = BTreeMap::new();
+        for run in group.runs(table) {
+            let counts = variants.entry(&run.variant).or_default();
+            for (&rank, count) in &run.record.trace.ranks {
+                *counts.entry(rank).or_default() += count;
             }
-            let is_free = |look: &Look| !looks.iter().any(|(_, used)| used == look);
-            let wanted = match row.rank {
-                RankName::Full => Some(Look::Full),
-                _ => super::sheet::order(row.method).map(Look::Line),
-            };
-            let others = (FIRST_FREE..).map(Look::Line);
-            let look = wanted.into_iter().chain(others).find(is_free);
-            looks.extend(look.map(|look| (name, look)));
         }
-        Looks(looks)
+        for counts in variants.into_values().filter(|counts| counts.len() > 1) {
+            let chart = Histogram {
+                title: format!("Ranks drawn by {}", group.name),
+                look: group.look,
+                counts: counts.into_iter().collect(),
+            };
+            if let Some(svg) = chart.svg()? {
+                figures.push(Figure {
+                    name: group.name.clone(),
+                    what: "steps at each rank, all its runs",
+                    svg: Some(svg),
+                });
+            }
+        }
     }
-}
-
-/// Looks before this one belong to a method.
-const FIRST_FREE: usize = 3;
-
-fn lines(part: &Part<'_>, looks: &Looks, column: usize) -> Vec<(String, Look, Vec<Point>)> {
-    let points = |name: &str| -> Vec<Point> {
-        let point = |line: &Line| {
-            let RankName::At(rank) = line.rank else { return None };
-            let place = line.places.get(column)?;
-            Some(Point {
-                rank,
-                mean: place.mean,
-                std: place.std,
-                paper: place.paper,
-            })
-        };
-        let mut points: Vec<Point> = part
-            .sheet
-            .lines
-            .iter()
-            .filter(|line| line.label == name)
-            .filter_map(point)
-            .collect();
-        points.sort_by_key(|point| point.rank);
-        points
-    };
-    looks
-        .0
-        .iter()
-        .map(|(name, look)| (name.clone(), *look, points(name)))
-        .filter(|(_, _, points)| !points.is_empty())
-        .collect()
-}
-
-fn full(part: &Part<'_>, column: usize) -> Option<f64> {
-    let line = part.sheet.lines.iter().find(|line| line.rank == RankName::Full)?;
-    line.places.get(column)?.mean
+    Ok((!figures.is_empty()).then_some(Charts {
+        heading: "Ranks drawn in training",
+        about: "Which share of the steps trained each rank.",
+        class: "drawn",
+        legend: Vec::new(),
+        figures,
+    }))
 }

@@ -7,9 +7,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 use super::charts::{self, Charts};
 use super::overview::{Lack, Summary};
-use super::sheet::{Line, Place};
+use super::sheet::{Place, costs};
 use super::words::{duration, one_line, rank_words};
-use super::{Part, Report, Sheet};
+use super::{ABOUT_COSTS, COST_HEADS, HOW_TO_READ, Part, Report, Sheet};
 use crate::error::Result;
 use crate::paper::PaperTable;
 use crate::table::{Table, facts_of_runs};
@@ -94,15 +94,15 @@ impl Report {
         let level = 3;
         Ok(html! {
             section.table id=(part.name) {
-                h2 { (one_line(&table.title())) }
+                h2 { (part.heading()) }
                 @for warning in part.warnings() {
                     p.warning { (one_line(&warning)) }
                 }
                 (facts(table, part.missing.len()))
-                p { (table.layout().units) "; " (table.about_paper()) "." }
+                p { (part.about_numbers()) }
                 (numbers(part))
-                @for charts in charts_of(part)? { (figures(&charts, level)) }
-                (costs(&part.sheet, level))
+                @for charts in charts::of(part)? { (figures(&charts, level)) }
+                (cost_list(table, level))
                 (run_list(table, level, false))
                 (setting_list(table, level, false))
             }
@@ -118,8 +118,7 @@ pub(crate) fn table_page(table: &Table) -> Result<String> {
     let part = Part {
         name: "table",
         table,
-        records: &[],
-        sheet: Sheet::of(table, &[]),
+        sheet: Sheet::of(table),
         missing: Vec::new(),
     };
     let body = html! {
@@ -127,22 +126,20 @@ pub(crate) fn table_page(table: &Table) -> Result<String> {
         (facts(table, 0))
         section {
             h2 { "Table" }
+            @if !table.about.is_empty() { p { (one_line(&table.about)) "." } }
             p {
                 (table.layout().units) ": mean ± standard deviation over the seeds (none for a single seed); "
                 (table.about_paper()) ". " (HOW_TO_READ)
             }
             (numbers(&part))
         }
-        @for charts in charts_of(&part)? { (figures(&charts, 2)) }
+        @for charts in charts::of(&part)? { (figures(&charts, 2)) }
+        (cost_list(table, 2))
         (run_list(table, 2, true))
         (setting_list(table, 2, true))
     };
     Ok(page(&one_line(&table.title()), &body))
 }
-
-const HOW_TO_READ: &str = "A number is the mean ± the standard deviation over the seeds; a single seed has none. Bold: the best \
-     of the same rank. ★: the best rank for that column; the rows “best” repeat it, with the rank in round brackets. Avg: mean \
-     over the tasks, once all of them have a number.";
 
 fn page(title: &str, body: &Markup) -> String {
     let page = html! {
@@ -252,7 +249,9 @@ fn numbers(part: &Part<'_>) -> Markup {
                     tbody {
                         @for (index, line) in block.iter().enumerate() {
                             tr {
-                                @if index == 0 {
+                                @if !sheet.is_by_rank() {
+                                    th { (rank_words(line.rank)) }
+                                } @else if index == 0 {
                                     th scope="rowgroup" rowspan=(block.len()) { (rank_words(line.rank)) }
                                 }
                                 th.name scope="row" { (line.label) }
@@ -268,9 +267,8 @@ fn numbers(part: &Part<'_>) -> Markup {
 
 /// Whose numbers stand in brackets.
 fn column_title(table: &Table) -> String {
-    let PaperTable {
-        number, model, data, ..
-    } = table.layout().paper;
+    let number = &table.number;
+    let PaperTable { model, data, .. } = table.layout().paper;
     if table.is_comparable() {
         format!("these runs [paper's {number}] difference")
     } else {
@@ -288,15 +286,10 @@ fn number(part: &Part<'_>, place: &Place) -> Markup {
             @if let Some(std) = place.std_words() { span.std { " ± " (std) } }
             @if place.star { span.star { "★" } }
             @if let Some(rank) = place.chosen { span.rank { " (" (rank) ")" } }
+            @if let Some(sign) = place.mark_sign() { span.mark { " " (sign) } }
             span.paper { (part.beside(place)) }
         }
     }
-}
-
-fn charts_of(part: &Part<'_>) -> Result<Vec<Charts>> {
-    let mut all = vec![charts::against_rank(part)?];
-    all.extend(charts::loss(part)?);
-    Ok(all)
 }
 
 fn figures(charts: &Charts, level: usize) -> Markup {
@@ -304,14 +297,14 @@ fn figures(charts: &Charts, level: usize) -> Markup {
         section {
             (heading(level, charts.heading))
             p { (charts.about) }
-            ul.legend {
+            @if !charts.legend.is_empty() { ul.legend {
                 @for (name, sample) in &charts.legend {
                     li { (PreEscaped(sample)) (name) }
                 }
-            }
+            } }
             div.charts {
                 @for figure in &charts.figures {
-                    figure {
+                    figure class=(charts.class) {
                         figcaption { strong { (figure.name) } " " span { (figure.what) } }
                         @if let Some(svg) = &figure.svg { (PreEscaped(svg)) } @else { p.none { "No number to draw." } }
                     }
@@ -321,36 +314,30 @@ fn figures(charts: &Charts, level: usize) -> Markup {
     }
 }
 
-/// What each line's runs took; nothing where no record says it.
-fn costs(sheet: &Sheet, level: usize) -> Markup {
-    let lines: Vec<&Line> = sheet.lines.iter().filter(|line| line.cost.runs > 0).collect();
+/// What each line's runs took; nothing where there is no run.
+fn cost_list(table: &Table, level: usize) -> Markup {
+    let costs = costs(table);
     html! {
-        @if !lines.is_empty() {
+        @if !costs.is_empty() {
             section {
                 (heading(level, "Time and parameters"))
-                p {
-                    "Trained numbers that the model uses at the rank, head included; of the rows “best”, at the largest. Time: training \
-                     of one run, mean over tasks and seeds; one run serves all its ranks."
-                }
+                p { (ABOUT_COSTS) }
                 div.scroll tabindex="0" role="region" aria-label="Time and parameters" {
-                    table.runs {
+                    table.costs {
                         thead {
                             tr {
-                                th scope="col" { "Rank" }
-                                th.name scope="col" { "Method" }
-                                th scope="col" { "Parameters" }
-                                th scope="col" { "Training" }
-                                th scope="col" { "Runs" }
+                                @for (index, head) in COST_HEADS.iter().enumerate() {
+                                    th.name[index == 0] scope="col" { (head) }
+                                }
                             }
                         }
                         tbody {
-                            @for line in lines {
+                            @for (name, cost) in &costs {
                                 tr {
-                                    td { (rank_words(line.rank)) }
-                                    td.name { (line.label) }
-                                    td { (line.cost.parameter_words()) }
-                                    td { (line.cost.time_words()) }
-                                    td { (line.cost.runs) }
+                                    th.name scope="row" { (name) }
+                                    td { (cost.parameter_words()) }
+                                    td { (cost.time_words()) }
+                                    td { (cost.runs) }
                                 }
                             }
                         }

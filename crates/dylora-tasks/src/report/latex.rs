@@ -1,20 +1,21 @@
-//! A report as a LaTeX document that needs no package beyond booktabs, graphicx and what every installation has.
+//! A report as a LaTeX document that needs no package beyond booktabs, amssymb, graphicx and what every installation has.
 
 use super::overview::Summary;
-use super::sheet::{Line, Place};
+use super::sheet::{Line, Place, costs};
 use super::words::{escape_latex, one_line, rank_words};
-use super::{Part, Report};
+use super::{ABOUT_COSTS, COST_HEADS, HOW_TO_READ, Part, Report};
 
 /// Lines of a tabular; a longer table goes on in another one.
-const LINES: usize = 34;
+const LINES: usize = 40;
 
 const HEAD: &str = r"\documentclass[10pt]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage{textcomp}
-\usepackage[a4paper,landscape,margin=18mm]{geometry}
+\usepackage[a4paper,margin=18mm]{geometry}
 \usepackage{booktabs}
 \usepackage{graphicx}
+\usepackage{amssymb}
 \setlength{\parindent}{0pt}
 \setlength{\parskip}{4pt}
 \setlength{\emergencystretch}{3em}
@@ -72,6 +73,10 @@ impl Report {
                 names.collect::<Vec<_>>().join("; ")
             ));
         }
+        text.push_str(&format!(
+            "\n\\subsection*{{How to read the tables}}\n\n{}\n",
+            escaped(HOW_TO_READ)
+        ));
         for part in &parts {
             text.push_str(&section(part));
         }
@@ -82,15 +87,11 @@ impl Report {
 
 fn section(part: &Part<'_>) -> String {
     let table = part.table;
-    let mut text = format!("\n\\clearpage\n\\subsection*{{{}}}\n\n", escaped(&table.title()));
+    let mut text = format!("\n\\clearpage\n\\subsection*{{{}}}\n\n", escaped(&part.heading()));
     for warning in part.warnings() {
         text.push_str(&format!("\\textbf{{{}}}\n\n", escaped(&warning)));
     }
-    text.push_str(&format!(
-        "{}, mean $\\pm$ standard deviation over the seeds; {}. Bold: the best of the same rank.\n\n",
-        escaped(table.layout().units),
-        escaped(&table.about_paper())
-    ));
+    text.push_str(&format!("{}\n\n", escaped(&part.about_numbers())));
     for note in table.notes() {
         text.push_str(&format!("Note: {}\n\n", escaped(note)));
     }
@@ -110,27 +111,21 @@ fn section(part: &Part<'_>) -> String {
         .collect();
     let columns = format!("ll{}", "r".repeat(part.sheet.heads.len()));
     text.push_str(&tabulars(&columns, &heads, &blocks));
-    let costs: Vec<Vec<String>> = part
-        .sheet
-        .lines
-        .iter()
-        .filter(|line| line.cost.runs > 0)
-        .map(|line| {
-            [
-                rank_words(line.rank),
-                line.label.clone(),
-                line.cost.parameter_words(),
-                line.cost.time_words(),
-                line.cost.runs.to_string(),
-            ]
-            .map(|words| escaped(&words))
-            .to_vec()
+    let costs: Vec<Vec<String>> = costs(table)
+        .into_iter()
+        .map(|(name, cost)| {
+            let runs = cost.runs.to_string();
+            [name, cost.parameter_words(), cost.time_words(), runs]
+                .map(|words| escaped(&words))
+                .to_vec()
         })
         .collect();
     if !costs.is_empty() {
-        text.push_str("\n\\subsubsection*{Time and parameters}\n\n");
-        let heads = ["Rank", "Method", "Parameters", "Training", "Runs"];
-        text.push_str(&tabulars("llrrr", &heads.map(str::to_owned), &[costs]));
+        text.push_str(&format!(
+            "\n\\subsubsection*{{Time and parameters}}\n\n{}\n\n",
+            escaped(ABOUT_COSTS)
+        ));
+        text.push_str(&tabulars("lrrr", &COST_HEADS.map(str::to_owned), &[costs]));
     }
     text.push_str("\n\\subsubsection*{Settings}\n\n");
     for (name, values) in &table.settings().differing {
@@ -168,6 +163,9 @@ fn cell(part: &Part<'_>, place: &Place) -> String {
     }
     if let Some(rank) = place.chosen {
         words.push_str(&format!(" ({rank})"));
+    }
+    if let Some(sign) = place.mark_sign() {
+        words.push_str(&escaped(sign));
     }
     let beside = part.beside(place);
     if !beside.is_empty() {

@@ -1,9 +1,9 @@
 //! A report as Markdown.
 
 use super::overview::Summary;
-use super::sheet::{Line, Place};
+use super::sheet::{Place, costs};
 use super::words::{escape_markdown, one_line, rank_words};
-use super::{Part, Report};
+use super::{ABOUT_COSTS, COST_HEADS, HOW_TO_READ, Part, Report};
 
 impl Report {
     /// A report as Markdown, with the same numbers as the page and without its charts.
@@ -51,6 +51,7 @@ impl Report {
                 text.push('\n');
             }
         }
+        text.push_str(&format!("\n## How to read the tables\n\n{HOW_TO_READ}\n"));
         for part in &parts {
             text.push_str(&section(part));
         }
@@ -60,15 +61,11 @@ impl Report {
 
 fn section(part: &Part<'_>) -> String {
     let table = part.table;
-    let mut text = format!("\n<a id=\"{}\"></a>\n\n## {}\n\n", part.name, escaped(&table.title()));
+    let mut text = format!("\n<a id=\"{}\"></a>\n\n## {}\n\n", part.name, escaped(&part.heading()));
     for warning in part.warnings() {
         text.push_str(&format!("**{}**\n\n", escaped(&warning)));
     }
-    text.push_str(&format!(
-        "{}, mean ± standard deviation over the seeds; {}. Bold: the best of the same rank.\n\n",
-        table.layout().units,
-        escaped(&table.about_paper())
-    ));
+    text.push_str(&format!("{}\n\n", escaped(&part.about_numbers())));
     for note in table.notes() {
         text.push_str(&format!("Note: {}\n\n", escaped(note)));
     }
@@ -80,20 +77,14 @@ fn section(part: &Part<'_>) -> String {
         cells
     });
     text.push_str(&grid(&heads, lines, 2));
-    let costs: Vec<&Line> = part.sheet.lines.iter().filter(|line| line.cost.runs > 0).collect();
+    let costs = costs(table);
     if !costs.is_empty() {
-        text.push_str("\n### Time and parameters\n\n");
-        let lines = costs.iter().map(|line| {
-            vec![
-                rank_words(line.rank),
-                escaped(&line.label),
-                line.cost.parameter_words(),
-                line.cost.time_words(),
-                line.cost.runs.to_string(),
-            ]
+        text.push_str(&format!("\n### Time and parameters\n\n{ABOUT_COSTS}\n\n"));
+        let lines = costs.iter().map(|(name, cost)| {
+            let runs = cost.runs.to_string();
+            vec![escaped(name), cost.parameter_words(), cost.time_words(), runs]
         });
-        let heads = ["Rank", "Method", "Parameters", "Training", "Runs"];
-        text.push_str(&grid(&heads.map(str::to_owned), lines, 2));
+        text.push_str(&grid(&COST_HEADS.map(str::to_owned), lines, 1));
     }
     text.push_str("\n### Settings\n\n");
     for (name, values) in &table.settings().differing {
@@ -127,6 +118,9 @@ fn cell(part: &Part<'_>, place: &Place) -> String {
     }
     if let Some(rank) = place.chosen {
         words.push_str(&format!(" ({rank})"));
+    }
+    if let Some(sign) = place.mark_sign() {
+        words.push_str(&format!(" {sign}"));
     }
     words + &escape_markdown(&part.beside(place))
 }

@@ -22,21 +22,11 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::paper::PaperTable;
-use crate::record::Record;
 use crate::run_dir::write_text;
-use crate::table::Table;
+use crate::table::{Table, facts_of_runs};
 use overview::Summary;
 use sheet::{Place, Sheet};
-
-/// A table of a report, and the records that it was made from: charts of the loss and of the drawn ranks, times and numbers of
-/// parameters come from them.
-#[derive(Clone, Debug)]
-pub struct Section {
-    /// The table.
-    pub table: Table,
-    /// Its records; none leaves out what is drawn from them.
-    pub records: Vec<Record>,
-}
+use words::one_line;
 
 /// A run that a report has no record of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,27 +41,39 @@ pub struct Unrun {
     pub tables: Vec<String>,
 }
 
+/// What a form says once of all tables.
+const HOW_TO_READ: &str = "A number is the mean ± the standard deviation over the seeds; a single seed has none. Bold: the best \
+     of the same rank. ★: the best rank for that column; the rows “best” and “worst” repeat it, with the rank in round brackets. \
+     ▲ and ▼: the best and the worst number of a column, where a table is about that. Avg: mean over the tasks, once all of them \
+     have a number.";
+
+/// What stands above times and numbers of parameters.
+const ABOUT_COSTS: &str = "Trained numbers that the model uses, head included, from the lowest to the highest rank; seconds of training \
+     of one run, mean over tasks and seeds.";
+
+const COST_HEADS: [&str; 4] = ["Method", "Parameters", "Training of a run", "Runs"];
+
 /// Several tables, what they were made from, and what is missing.
 #[derive(Clone, Debug)]
 pub struct Report {
-    sections: Vec<Section>,
+    tables: Vec<Table>,
     unrun: Vec<Unrun>,
     /// A name for each table, for its file and its place in the page: none stands twice.
     names: Vec<String>,
 }
 
 impl Report {
-    /// A report of these tables, in this order.
-    pub fn new(sections: Vec<Section>, unrun: Vec<Unrun>) -> Self {
+    /// A report of these tables, in this order. What is drawn from records, a table brings along.
+    pub fn new(tables: Vec<Table>, unrun: Vec<Unrun>) -> Self {
         let mut names: Vec<String> = Vec::new();
-        for section in &sections {
-            let name = file_name(&section.table.table);
+        for table in &tables {
+            let name = file_name(&table.table);
             let is_free = |name: &String| !names.contains(name);
             let numbered = (2..).map(|number| format!("{name}-{number}"));
             let free = std::iter::once(name.clone()).chain(numbered).find(is_free);
             names.push(free.unwrap_or(name));
         }
-        Report { sections, unrun, names }
+        Report { tables, unrun, names }
     }
 
     /// Writes `index.html`, `report.md`, `report.tex` and `tables/NAME.csv` into a directory, each under another name first. A
@@ -93,31 +95,29 @@ impl Report {
 
     /// The tables with what every form shows of them.
     fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        self.sections.iter().zip(&self.names).map(|(section, name)| Part {
+        self.tables.iter().zip(&self.names).map(|(table, name)| Part {
             name,
-            table: &section.table,
-            records: &section.records,
-            sheet: Sheet::of(&section.table, &section.records),
+            table,
+            sheet: Sheet::of(table),
             missing: self
                 .unrun
                 .iter()
-                .filter(|unrun| unrun.tables.contains(&section.table.table))
+                .filter(|unrun| unrun.tables.contains(&table.table))
                 .collect(),
         })
     }
 
     /// Facts of all runs: how many, and where, when and with what they ran.
     fn facts(&self) -> Vec<(&'static str, String)> {
-        let records = || self.sections.iter().flat_map(|section| &section.records);
-        let runs = || self.sections.iter().flat_map(|section| &section.table.runs);
-        let different: BTreeSet<String> = records()
-            .filter_map(|record| serde_json::to_string(&record.settings).ok())
+        let runs = || self.tables.iter().flat_map(|table| &table.runs);
+        let different: BTreeSet<String> = runs()
+            .filter_map(|run| serde_json::to_string(&run.record.settings).ok())
             .collect();
-        let mut facts = vec![("Tables", self.sections.len().to_string())];
-        if !different.is_empty() {
-            facts.push(("Runs, each counted once", different.len().to_string()));
-        }
-        facts.extend(crate::table::facts_of_runs(runs()));
+        let mut facts = vec![
+            ("Tables", self.tables.len().to_string()),
+            ("Runs, each counted once", different.len().to_string()),
+        ];
+        facts.extend(facts_of_runs(runs()));
         facts
     }
 }
@@ -126,17 +126,24 @@ impl Report {
 struct Part<'a> {
     name: &'a str,
     table: &'a Table,
-    records: &'a [Record],
     sheet: Sheet,
     missing: Vec<&'a Unrun>,
 }
 
 impl Part<'_> {
+    /// `Table 4: How the rank of a step is drawn`.
+    fn heading(&self) -> String {
+        match self.table.about.as_str() {
+            "" => one_line(&self.table.title()),
+            about => one_line(&format!("{}: {about}", self.table.number)),
+        }
+    }
+
     /// `mini: not the paper's setting`.
     fn profile_words(&self) -> String {
         match self.table.is_comparable() {
-            true => self.table.profile.clone(),
-            false => format!("{}: not the paper's setting", self.table.profile),
+            true => one_line(&self.table.profile),
+            false => format!("{}: not the paper's setting", one_line(&self.table.profile)),
         }
     }
 
@@ -148,20 +155,32 @@ impl Part<'_> {
             warnings.push(format!(
                 "Not the paper's setting: these runs (profile {}) have another model or other data than {model} on {data}. Compare \
                  the numbers with each other, not with the paper's.",
-                self.table.profile
+                one_line(&self.table.profile)
             ));
         }
         if !self.missing.is_empty() {
             let runs = Summary::of(self).run_words();
             warnings.push(format!(
-                "Runs are missing: {runs}. Which ones and why, stands under “Not run or failed”."
+                "Runs are missing: {runs}. Which ones, and why, stands under “Not run or failed”."
             ));
         }
         warnings
     }
 
+    /// The units, and what is known of the paper's numbers where there are any.
+    fn about_numbers(&self) -> String {
+        let units = self.table.layout().units;
+        match self.table.paper_is_known() {
+            true => format!("{units}; {}.", self.table.about_paper()),
+            false => format!("{units}."),
+        }
+    }
+
     /// ` [85.55] +0.48 ≈`: the paper's number, the difference and what it means; nothing where no number of the paper is known.
     fn beside(&self, place: &Place) -> String {
+        if place.is_measure {
+            return String::new();
+        }
         let mut words = self.table.beside(place.paper, place.decimals);
         if let Some(difference) = place.difference_words() {
             words.push_str(&format!(" {difference}"));

@@ -56,6 +56,8 @@ pub(super) struct Summary {
 /// How a table's numbers lie to the paper's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Paper {
+    /// The paper has no such table.
+    NoTable,
     /// No published number is known.
     Unknown,
     /// Other model, data or settings: what is published is shown and nothing is concluded.
@@ -79,6 +81,7 @@ impl Paper {
 
     pub(super) fn words(self) -> String {
         match self {
+            Paper::NoTable => "not in the paper".to_owned(),
             Paper::Unknown => "no published number known".to_owned(),
             Paper::NotComparable => "not comparable: another model or other data".to_owned(),
             Paper::Compared {
@@ -110,7 +113,7 @@ impl Summary {
         let of = part.sheet.places().count();
         let failed = part.missing.iter().filter(|unrun| unrun.failed).count();
         Summary {
-            title: one_line(&part.table.title()),
+            title: part.heading(),
             state: match there {
                 0 => State::Nothing,
                 there if there == of && part.missing.is_empty() => State::Complete,
@@ -120,7 +123,9 @@ impl Summary {
             runs: part.table.runs.len(),
             failed,
             not_run: part.missing.len() - failed,
-            paper: if verdicts.is_empty() {
+            paper: if part.table.papers().is_none() {
+                Paper::NoTable
+            } else if verdicts.is_empty() {
                 Paper::Unknown
             } else if !part.table.is_comparable() {
                 Paper::NotComparable
@@ -190,7 +195,7 @@ impl Report {
 
     /// What every form says of the paper's numbers, once.
     pub(super) fn about_paper(&self) -> &'static str {
-        let is_known = self.sections.iter().any(|section| section.table.paper_is_known());
+        let is_known = self.tables.iter().any(crate::table::Table::paper_is_known);
         if is_known {
             "In square brackets stands the paper's number, then the difference (measured minus published). ≈: the difference is no \
              larger than the standard deviation over our seeds; ≠: it is larger; ?: a single seed has no deviation. No sign: model, \

@@ -1,10 +1,9 @@
 //! A table as every form of a report shows it: the same places with the same words, so that no form can say another number.
 
-use dylora_nn::Method;
-
 use super::words::{digits, duration, grouped, one_line, signed};
 use crate::record::{RankName, Record};
-use crate::table::{Row, Table, title};
+use crate::table::{Cell, Mark, Row, Table};
+use crate::tables::Measure;
 
 /// A table's heads and lines.
 #[derive(Debug)]
@@ -13,6 +12,7 @@ pub(super) struct Sheet {
     pub(super) heads: Vec<Head>,
     /// Its lines, in the table's order.
     pub(super) lines: Vec<Line>,
+    by_rank: bool,
 }
 
 /// What stands above a column.
@@ -22,9 +22,9 @@ pub(super) struct Head {
     pub(super) heading: String,
     /// The metric, where the heading does not say it.
     pub(super) under: Option<String>,
-    /// The task; empty for a mean over tasks.
+    /// The task; empty for what is of all of them.
     pub(super) task: String,
-    /// Name of the metric in records.
+    /// Name of the metric in records, or of the measure.
     pub(super) metric: String,
 }
 
@@ -45,9 +45,12 @@ pub(super) struct Line {
     pub(super) rank: RankName,
     /// Whose numbers they are.
     pub(super) label: String,
+    /// In which settings its runs differ from the recipe.
+    pub(super) variant: String,
+    block: String,
     /// Its places, as many as there are heads.
     pub(super) places: Vec<Place>,
-    /// What its runs took, where records are there.
+    /// What its runs took.
     pub(super) cost: Cost,
 }
 
@@ -70,6 +73,10 @@ pub(super) struct Place {
     pub(super) leads: bool,
     /// Whether this is the method's best rank.
     pub(super) star: bool,
+    /// Whether it is the best or the worst of its column, in a table that marks them.
+    pub(super) mark: Option<Mark>,
+    /// Whether it is no metric: parameters, seconds, ..
+    pub(super) is_measure: bool,
 }
 
 /// How a number lies to the paper's.
@@ -115,6 +122,14 @@ impl Place {
         self.difference().map(|difference| signed(difference, self.decimals))
     }
 
+    /// `▲` for the best of the column, `▼` for the worst.
+    pub(super) fn mark_sign(&self) -> Option<&'static str> {
+        self.mark.map(|mark| match mark {
+            Mark::Best => "▲",
+            Mark::Worst => "▼",
+        })
+    }
+
     /// How the number lies to the paper's; `None` where there are not both.
     pub(super) fn verdict(&self) -> Option<Verdict> {
         let difference = self.difference()?.abs();
@@ -130,7 +145,8 @@ impl Place {
 /// What the runs behind a line took.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Cost {
-    /// Trained numbers in use at the line's rank, head included: least and most over the tasks.
+    /// Trained numbers in use at the line's rank, head included: least and most over the tasks. Where the line is of several
+    /// ranks: at the lowest and at the highest.
     pub(super) parameters: Option<(usize, usize)>,
     /// Mean seconds of training of a run.
     pub(super) seconds: Option<f64>,
@@ -139,26 +155,23 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    fn of(row: &Row, records: &[Record]) -> Self {
-        let own: Vec<&Record> = records.iter().filter(|record| belongs(record, row)).collect();
-        let used = |record: &&Record| match row.rank {
-            RankName::Best => record.trainable.iter().max().copied(),
-            rank => {
-                let index = record.ranks.iter().position(|each| each.rank == rank)?;
-                record.trainable.get(index).copied()
-            }
+    fn of<'a>(runs: impl Iterator<Item = &'a Record> + Clone, rank: Option<RankName>) -> Self {
+        let used = |record: &'a Record| {
+            let ranks = record.ranks.iter().zip(&record.trainable);
+            let wanted = ranks.filter(move |(row, _)| rank.is_none_or(|rank| row.rank == rank));
+            wanted.map(|(_, parameters)| *parameters)
         };
-        let least = own.iter().filter_map(used).min();
-        let most = own.iter().filter_map(used).max();
-        let seconds: f64 = own.iter().map(|record| record.timing.train_seconds).sum();
+        let (least, most) = (runs.clone().flat_map(used).min(), runs.clone().flat_map(used).max());
+        let count = runs.clone().count();
+        let seconds: f64 = runs.map(|record| record.timing.train_seconds).sum();
         Cost {
             parameters: least.zip(most),
-            seconds: (!own.is_empty()).then(|| seconds / own.len() as f64),
-            runs: own.len(),
+            seconds: (count > 0).then(|| seconds / count as f64),
+            runs: count,
         }
     }
 
-    /// `296,450`, or `296,450 to 297,219` where tasks have heads of other sizes.
+    /// `296,450`, or `296,450 to 297,219`.
     pub(super) fn parameter_words(&self) -> String {
         match self.parameters {
             None => "–".to_owned(),
@@ -173,18 +186,43 @@ impl Cost {
     }
 }
 
-/// Whether a record is one of those that a row sums up.
-pub(super) fn belongs(record: &Record, row: &Row) -> bool {
-    record.settings.method == row.method
+/// A row's label, with its block where another block has the same one.
+pub(super) fn name(table: &Table, row: &Row) -> String {
+    let is_other = |other: &Row| other.label == row.label && other.block != row.block;
+    one_line(&match table.rows.iter().any(is_other) {
+        true => format!("{}, {}", row.label, row.block),
+        false => row.label.clone(),
+    })
 }
 
-/// What a person calls a row's runs.
-pub(super) fn label(row: &Row) -> String {
-    title(row.method).to_owned()
+/// The names of a table's lines, each once, with the rows that have it.
+pub(super) fn groups(table: &Table) -> Vec<(String, Vec<&Row>)> {
+    let mut groups: Vec<(String, Vec<&Row>)> = Vec::new();
+    for row in &table.rows {
+        let name = name(table, row);
+        match groups.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((name, vec![row])),
+        }
+    }
+    groups
+}
+
+/// What the runs behind each name took, all ranks together.
+pub(super) fn costs(table: &Table) -> Vec<(String, Cost)> {
+    let cost = |(name, rows): (String, Vec<&Row>)| {
+        let mut places: Vec<usize> = rows.iter().flat_map(|row| &row.trail.runs).copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        let records = places.iter().filter_map(|&place| Some(&table.runs.get(place)?.record));
+        (name, Cost::of(records, None))
+    };
+    let costs = groups(table).into_iter().map(cost);
+    costs.filter(|(_, cost)| cost.runs > 0).collect()
 }
 
 impl Sheet {
-    pub(super) fn of(table: &Table, records: &[Record]) -> Self {
+    pub(super) fn of(table: &Table) -> Self {
         let layout = table.layout();
         let mut heads: Vec<Head> = layout
             .columns
@@ -205,23 +243,49 @@ impl Sheet {
                 metric: "average".to_owned(),
             });
         }
+        let measures: Vec<Measure> = table
+            .rows
+            .first()
+            .map(|row| row.measures.iter().map(|(measure, _)| *measure).collect())
+            .unwrap_or_default();
+        heads.extend(measures.iter().map(|measure| Head {
+            heading: measure.heading().to_owned(),
+            under: None,
+            task: String::new(),
+            metric: measure.name().to_owned(),
+        }));
+        let record = |place: &usize| Some(&table.runs.get(*place)?.record);
         let line = |row: &Row| Line {
             rank: row.rank,
-            label: one_line(&label(row)),
+            label: one_line(&row.label),
+            variant: one_line(&row.variant),
+            block: row.block.clone(),
             places: places(table, row),
-            cost: Cost::of(row, records),
+            cost: Cost::of(
+                row.trail.runs.iter().filter_map(record),
+                matches!(row.rank, RankName::At(_) | RankName::Full).then_some(row.rank),
+            ),
         };
         let mut sheet = Sheet {
             lines: table.rows.iter().map(line).collect(),
             heads,
+            by_rank: table.is_by_rank(),
         };
         sheet.mark(table);
         sheet
     }
 
-    /// Blocks of lines that belong together: those of a rank.
+    /// Whether blocks are those of a rank.
+    pub(super) fn is_by_rank(&self) -> bool {
+        self.by_rank
+    }
+
+    /// Blocks of lines that belong together.
     pub(super) fn blocks(&self) -> impl Iterator<Item = &[Line]> {
-        self.lines.chunk_by(|a, b| a.rank == b.rank)
+        self.lines.chunk_by(|a, b| match self.by_rank {
+            true => a.rank == b.rank,
+            false => a.block == b.block,
+        })
     }
 
     /// All places with their line and head.
@@ -237,7 +301,8 @@ impl Sheet {
     /// Finds the best of each block, and each method's best rank.
     fn mark(&mut self, table: &Table) {
         let columns = &table.layout().columns;
-        for index in 0..self.heads.len() {
+        let metrics = columns.len() + usize::from(table.layout().has_average);
+        for index in 0..metrics {
             let is_error = columns.get(index).is_some_and(|column| column.is_error);
             let mean = |line: &Line| line.places.get(index).and_then(|place| place.mean);
             let numbered = |line: &Line| matches!(line.rank, RankName::At(_));
@@ -248,15 +313,18 @@ impl Sheet {
                     let Some(own) = mean(line) else { return (false, false) };
                     let decimals = line.places.get(index).map_or(0, |place| place.decimals);
                     let block = self.lines.iter().filter(|other| other.rank == line.rank);
-                    let same = || self.lines.iter().filter(|other| other.label == line.label);
-                    let chosen = same()
-                        .find(|other| other.rank == RankName::Best)
-                        .and_then(|best| best.places.get(index)?.chosen);
-                    let star = match chosen {
+                    let same = || {
+                        self.lines
+                            .iter()
+                            .filter(|other| (&other.label, &other.block) == (&line.label, &line.block))
+                    };
+                    let best = same().find(|other| other.rank == RankName::Best);
+                    let star = match best.and_then(|best| best.places.get(index)?.chosen) {
                         Some(chosen) => line.rank == RankName::At(chosen),
                         // The mean over tasks has no line of best ranks of its own.
                         None => {
                             index >= columns.len()
+                                && best.is_some()
                                 && numbered(line)
                                 && leads(
                                     own,
@@ -286,22 +354,19 @@ fn under(table: &Table, column: usize) -> Option<String> {
 }
 
 fn places(table: &Table, row: &Row) -> Vec<Place> {
-    let columns = &table.layout().columns;
+    let place = |cell: Option<&Cell>, decimals: usize| Place {
+        mean: cell.map(|cell| cell.mean),
+        std: cell.filter(|cell| cell.runs > 1).map(|cell| cell.std),
+        seeds: cell.map_or(0, |cell| cell.runs),
+        chosen: cell.and_then(|cell| cell.rank),
+        paper: cell.and_then(|cell| cell.paper),
+        mark: cell.and_then(|cell| cell.mark),
+        decimals,
+        ..Place::default()
+    };
+    let columns = table.layout().columns.iter().zip(&row.tasks);
     let mut places: Vec<Place> = columns
-        .iter()
-        .zip(&row.tasks)
-        .map(|(column, (_, cell))| {
-            let cell = cell.as_ref();
-            Place {
-                mean: cell.map(|cell| cell.mean),
-                std: cell.filter(|cell| cell.runs > 1).map(|cell| cell.std),
-                seeds: cell.map_or(0, |cell| cell.runs),
-                chosen: cell.and_then(|cell| cell.rank),
-                paper: cell.and_then(|cell| cell.paper),
-                decimals: column.decimals,
-                ..Place::default()
-            }
-        })
+        .map(|(column, (_, cell))| place(cell.as_ref(), column.decimals))
         .collect();
     if table.layout().has_average {
         places.push(Place {
@@ -312,6 +377,10 @@ fn places(table: &Table, row: &Row) -> Vec<Place> {
             ..Place::default()
         });
     }
+    places.extend(row.measures.iter().map(|(measure, cell)| Place {
+        is_measure: true,
+        ..place(cell.as_ref(), measure.decimals())
+    }));
     places
 }
 
@@ -321,14 +390,4 @@ fn leads(mean: f64, all: impl Iterator<Item = f64>, decimals: usize, is_error: b
     let best = if is_error { f64::min } else { f64::max };
     let best = all.iter().copied().reduce(best);
     all.len() > 1 && best.is_some_and(|best| digits(mean, decimals) == digits(best, decimals))
-}
-
-/// A line's method, for looks and legends.
-pub(super) fn order(method: Method) -> Option<usize> {
-    match method {
-        Method::Lora => Some(0),
-        Method::DyLora => Some(1),
-        Method::DyLoraFrozen => Some(2),
-        Method::Full => None,
-    }
 }

@@ -5,7 +5,7 @@ use super::{Part, Report};
 use crate::error::{Error, Result};
 use crate::record::RankName;
 
-const HEADS: [&str; 12] = [
+const HEADS: [&str; 13] = [
     "table",
     "row",
     "rank",
@@ -17,13 +17,15 @@ const HEADS: [&str; 12] = [
     "published",
     "difference",
     "chosen_rank",
+    "variant",
     "profile",
 ];
 
 impl Report {
     /// For each table its name and its values as RFC 4180 has them, lines ended by CR LF: in the units of the table, with up to six
-    /// digits after the point. A place without a run has an empty `mean`, a single seed an empty `std`; a mean over tasks has
-    /// an empty `task`.
+    /// digits after the point. A place without a run has an empty `mean`, a single seed an empty `std`; what is of all tasks has
+    /// an empty `task`. After the table's own numbers come what each line's runs took: `parameters` at the line's rank, and
+    /// `train_seconds_per_run`.
     ///
     /// # Errors
     /// If the writer of values refuses.
@@ -58,14 +60,18 @@ fn values(part: &Part<'_>) -> Result<String> {
             number(place.paper),
             number(place.difference()),
             place.chosen.map_or(String::new(), |rank| rank.to_string()),
+            line.variant.clone(),
             profile.clone(),
         ];
         writer.write_record(cells).map_err(|error| failed(&error))?;
     }
     for line in &part.sheet.lines {
         let parameters = line.cost.parameters.map(|(_, most)| most as f64);
-        for (metric, value) in [("parameters", parameters), ("train_seconds", line.cost.seconds)] {
-            let Some(value) = value else { continue };
+        for (metric, value) in [("parameters", parameters), ("train_seconds_per_run", line.cost.seconds)] {
+            let is_there = part.sheet.heads.iter().any(|head| head.metric == metric);
+            let Some(value) = value.filter(|_| !is_there) else {
+                continue;
+            };
             let mut cells = [const { String::new() }; HEADS.len()];
             cells[0] = name.clone();
             cells[1] = line.label.clone();
@@ -73,7 +79,8 @@ fn values(part: &Part<'_>) -> Result<String> {
             cells[4] = metric.to_owned();
             cells[5] = plain(value);
             cells[7] = line.cost.runs.to_string();
-            cells[11] = profile.clone();
+            cells[11] = line.variant.clone();
+            cells[12] = profile.clone();
             writer.write_record(cells).map_err(|error| failed(&error))?;
         }
     }

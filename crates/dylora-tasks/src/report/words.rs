@@ -131,6 +131,8 @@ pub(super) fn escape_latex(words: &str) -> String {
             '↓' => text.push_str("$\\downarrow$"),
             '★' => text.push_str("$\\star$"),
             '≠' => text.push_str("$\\neq$"),
+            '▲' => text.push_str("$\\blacktriangle$"),
+            '▼' => text.push_str("$\\blacktriangledown$"),
             '≈' => text.push_str("$\\approx$"),
             '–' => text.push_str("--"),
             '—' => text.push_str("---"),
