@@ -62,7 +62,9 @@ operations! {
     Dropout(ops::dropout::Record), "Dropout.";
     Embed(ops::embed::Record), "Sum of table rows.";
     GatherRows(ops::gather_rows::Record), "Selected rows.";
+    Gate(ops::gate::Record), "Gates on columns.";
     Gelu(ops::gelu::Record), "GELU.";
+    HardConcrete(ops::hard_concrete::Record), "Drawn hard-concrete gates.";
     LayerNorm(ops::layer_norm::Record), "Layer normalisation of dropout(x) + residual.";
     Linear(ops::linear::Record), "x Wᵀ + bias.";
     LinearCrossEntropy(ops::linear_cross_entropy::Record), "Cross-entropy of a linear layer's logits, in chunks.";
@@ -71,6 +73,7 @@ operations! {
     Parameter(ops::parameter::Record), "A trained tensor as a value.";
     Residual(ops::residual_norm::Record), "x + dropout(out + bias).";
     ResidualNorm(ops::residual_norm::NormRecord), "Layer normalisation of a residual sum.";
+    SparsityPenalty(ops::sparsity_penalty::Record), "Augmented Lagrangian of the gates' expected sparsity.";
     StackedAttention(ops::stacked_attention::Record), "Attention of columns of one tensor.";
     StackedLinear(ops::stacked_linear::Record), "Frozen linear layer with low-rank paths on some columns.";
     Tanh(ops::tanh::Record), "tanh.";

@@ -2,8 +2,8 @@
 //! segments. The `match` over [`OpKind`] has no wildcard: a new operation does not compile until it is checked here.
 
 use dylora_autograd::gradcheck::{self, Derivative};
-use dylora_autograd::ops::{self, AttentionArgs, CrossEntropy, Gelu, Lora};
-use dylora_autograd::tensor::{Device, Dropout, Purpose, Segments, Stream, Tensor};
+use dylora_autograd::ops::{self, AttentionArgs, CrossEntropy, Gelu, HardConcrete, Lora};
+use dylora_autograd::tensor::{Device, Dropout, Purpose, Segments, Stream, Tensor, ops as kernels};
 use dylora_autograd::{
     CustomOp, GradMask, GradSink, Input, OpKind, Parameter, RankSlice, Result, SliceCell, Tape, Var, Weight,
 };
@@ -199,6 +199,49 @@ fn derivatives(kind: OpKind, case: &Case) -> Result<Vec<Derivative>> {
                 let z = ops::linear(tape, &x, &w, None)?;
                 let y = ops::add(tape, &y, &z)?;
                 squash(tape, &y, &target)
+            })
+        }
+        OpKind::Gate => {
+            let (x, z) = (make.weight(0, &[n, d])?, make.weight(1, &[d])?);
+            let target = make.tensor(&[n, d])?;
+            skip_constant(&make.parameters, case.seed, &mut |tape| {
+                let (x, z) = (input(tape, &x)?, input(tape, &z)?);
+                let y = ops::gate(tape, &x, &z)?;
+                squash(tape, &y, &target)
+            })
+        }
+        OpKind::HardConcrete => {
+            // Some gates more than the range, so that its place counts.
+            let log_alpha = make.parameter(&[d + m])?;
+            let form = HardConcrete {
+                beta: 0.7,
+                ..HardConcrete::FLOP
+            };
+            let draw = Stream::new(case.seed, Purpose::Dropout).draws(1).next();
+            let range = m..m + d;
+            let target = make.tensor(&[d])?;
+            // A gate that is cut at one end of the difference and not at the other has no derivative to compare with. The
+            // difference moves log alpha by at most 2^-8.
+            let states = |by: f64| -> Result<Vec<(bool, bool)>> {
+                let moved = log_alpha.value().rows(range.clone())?.to_vec::<f64>()?;
+                let moved: Vec<f64> = moved.iter().map(|a| a + by).collect();
+                let z = kernels::hard_concrete(&Tensor::from_vec(&make.device, moved, &[d])?, &form, draw)?;
+                Ok(z.to_vec::<f64>()?.iter().map(|z| (*z == 0.0, *z == 1.0)).collect())
+            };
+            if states(-1.0 / 256.0)? != states(1.0 / 256.0)? {
+                return Ok(Vec::new());
+            }
+            gradcheck::check(std::slice::from_ref(&log_alpha), case.seed, &mut |tape| {
+                let z = ops::hard_concrete(tape, &log_alpha, range.clone(), &form, draw)?;
+                squash(tape, &z, &target)
+            })
+        }
+        OpKind::SparsityPenalty => {
+            let (log_alpha, lambda) = (make.parameter(&[d])?, make.parameter(&[2])?);
+            let shares = make.tensor(&[d])?;
+            let form = HardConcrete::FLOP;
+            gradcheck::check(&make.parameters, case.seed, &mut |tape| {
+                ops::sparsity_penalty(tape, &log_alpha, &lambda, &shares, 0.4, &form)
             })
         }
         OpKind::LoraLinear => {

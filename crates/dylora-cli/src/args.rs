@@ -60,6 +60,21 @@ pub(crate) struct SettingsArgs {
     /// How ranks are drawn: uniform, geometric:P or fixed:RANK [default: uniform]
     #[arg(long, value_name = "WORD", value_parser = word::<Distribution>)]
     distribution: Option<Distribution>,
+    /// Of --method flop: the share of the numbers of the encoder's linear layers that is to go [default: 0.55]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    target_sparsity: Option<f64>,
+    /// Of --method flop: the share of the steps over which the target sparsity rises [default: 0.4]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    sparsity_warmup: Option<f64>,
+    /// Of --method flop: gates start around log alpha = ln((1 - X) / X); a smaller X opens more of them [default: 0.05]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    gate_init: Option<f64>,
+    /// Of --method flop: learning rate of the gates [default: 40 / steps]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    gate_lr: Option<f64>,
+    /// Of --method flop: rate at which the multipliers of the sparsity's penalty rise [default: 12 / steps]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    lambda_lr: Option<f64>,
     /// What the optimizer moves: slice (the ranks in use) or dense (whole matrices) [default: slice; reproduce: dense]
     #[arg(long, value_name = "WORD", value_parser = choice::<Update>(Update::ALL.iter().map(|word| word.name())))]
     update: Option<Update>,
@@ -117,7 +132,7 @@ pub(crate) struct SettingsArgs {
     /// Ranks that are evaluated at the end, as 1,4,8 or 1..8 [default: every rank]
     #[arg(long, value_name = "RANKS")]
     eval_ranks: Option<Ranks>,
-    /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32; on a GPU bf16, and tf32 for --method full]
+    /// f32 or f64; on a GPU f32, tf32 or bf16 [default: f32; on a GPU bf16, and tf32 for --method full and flop]
     #[arg(long, value_name = "WORD", value_parser = choice::<Precision>(["f32", "f64", "tf32", "bf16"]))]
     precision: Option<Precision>,
 }
@@ -159,11 +174,14 @@ impl SettingsArgs {
             warmup_ratio,
             clip
         );
+        take!(target_sparsity, sparsity_warmup, gate_init);
         take!(max_length, token_budget, precision, label_smoothing);
         if let Some(Ranks(ranks)) = &self.eval_ranks {
             settings.eval_ranks = Some(ranks.clone());
         }
         settings.warmup_steps = self.warmup_steps.or(settings.warmup_steps);
+        settings.gate_lr = self.gate_lr.or(settings.gate_lr);
+        settings.lambda_lr = self.lambda_lr.or(settings.lambda_lr);
         settings.dropout = self.dropout.or(settings.dropout);
         settings.max_train_rows = self.max_train_rows.or(settings.max_train_rows);
     }

@@ -333,7 +333,7 @@ impl Profile {
         };
         let mut notes = vec![note];
         notes.extend(other_settings(spec.kind, settings, seeds));
-        if spec.rows.iter().any(|row| row.method == Method::Full) {
+        if spec.rows.iter().any(|row| row.method.learns_base()) {
             notes.push(format!(
                 "Table 8 has no learning rate for fine-tuning; here it is {}.",
                 recipe.full_lr

@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// The folder that holds CoLA/, MRPC/, ... as the GLUE download lays them out; or e2e/, dart/, webnlg_challenge_2017/
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Only rows of these methods, separated by commas: lora, dylora, dylora-frozen, full [default: the table's; glue without
+    /// Only rows of these methods, separated by commas: lora, dylora, dylora-frozen, full, flop [default: the table's; glue without
     /// full with --model and --data]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = word::<Method>)]
     methods: Option<Vec<Method>>,
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     /// 10,42,4242 for texts]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     seeds: Option<Vec<u64>>,
-    /// Peak learning rate of the method `full` [default: 2e-5; mini has its own]
+    /// Peak learning rate of the methods `full` and `flop` [default: 2e-5; mini has its own]
     #[arg(long, value_name = "X")]
     full_lr: Option<f64>,
     /// Directory for runs and tables [default: runs/PROFILE, or runs/NAME-OF-MODEL-DIR]

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Start from this adapter, a PEFT directory or a loralib .safetensors file; rank, alpha, scale and targets are its own unless given
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// lora, dylora, dylora-frozen or full [default: dylora]
+    /// lora, dylora, dylora-frozen, full, or flop (encoders only: linear layers are factorised and pruned) [default: dylora]
     #[arg(long, value_name = "WORD", value_parser = choice::<Method>(Method::ALL.iter().map(|method| method.name())))]
     method: Option<Method>,
     /// Directory for the run; it must be new or empty

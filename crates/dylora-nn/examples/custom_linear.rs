@@ -69,6 +69,7 @@ fn left_over(method: Method, steps: u64) -> Result<Vec<f64>> {
             weight: Weight::Frozen(tensor(frozen.clone(), &[WIDTH, WIDTH])?),
             bias: Weight::Frozen(Tensor::zeros(&device, DType::F64, &[WIDTH])?),
         },
+        factors: None,
         adapter: Some(Adapter {
             a: Parameter::new("lora_A", a, true)?.with_mask(mask(0)),
             b: Parameter::new("lora_B", b, true)?.with_mask(mask(1)),

@@ -43,7 +43,7 @@ impl Block {
         })
     }
 
-    /// Every layer that can have an adapter, which is about to be merged: nothing computed from their weights is kept.
+    /// Every layer that can have an adapter, which is about to be changed: nothing computed from their weights is kept.
     pub(crate) fn linears_mut(&mut self) -> [&mut AdaptedLinear; 6] {
         let attention = &mut self.attention;
         let [query, key, value] = attention.projections.apart_mut();
@@ -55,6 +55,19 @@ impl Block {
             &mut self.intermediate,
             &mut self.output,
         ]
+    }
+
+    /// The sizes of its linear layers: query, key, value, attention output, intermediate, output.
+    pub(crate) fn sizes(config: &EncoderConfig) -> [(usize, usize); 6] {
+        let (d, m) = (config.hidden_size, config.intermediate_size);
+        [(d, d), (d, d), (d, d), (d, d), (m, d), (d, m)]
+    }
+
+    /// Its linear layers, in the order of [`Block::sizes`].
+    pub(crate) fn linears(&self) -> [&AdaptedLinear; 6] {
+        let a = &self.attention;
+        let [query, key, value] = [&a.projections.query, &a.projections.key, &a.projections.value];
+        [query, key, value, &a.output, &self.intermediate, &self.output]
     }
 
     /// The block's result for the rows `from` of each sequence, which attend to all rows x.

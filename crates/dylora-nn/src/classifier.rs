@@ -7,11 +7,12 @@ use crate::block::Block;
 use crate::checkpoint::Checkpoint;
 use crate::config::EncoderConfig;
 use crate::ctx::{Ctx, Inputs};
-use crate::dylora::AdapterSettings;
+use crate::dylora::{AdaptedLinear, AdapterSettings};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::flop::{FlopSettings, Gates};
 use crate::head::ClassificationHead;
-use crate::scope::Source;
+use crate::scope::{Source, WEIGHT_P, WEIGHT_Q};
 
 /// A sequence classifier (or, with one label, a regressor).
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct SequenceClassifier {
     head: ClassificationHead,
     slice: SliceCell,
     rank: usize,
+    gates: Option<Gates>,
     weights: Vec<(String, Weight)>,
 }
 
@@ -41,15 +43,51 @@ impl SequenceClassifier {
         source: Option<&Checkpoint>,
         seed: u64,
     ) -> Result<Self> {
-        if num_labels == 0 {
-            return Err(Error::setting("num_labels", "must be at least 1"));
-        }
         if let Some(adapter) = adapter {
             adapter.validate()?;
         }
+        Self::build((device, dtype), config, num_labels, (adapter, None), source, seed)
+    }
+
+    /// Builds a model whose encoder's linear layers are factorised and gated, see [`FlopSettings`]. Every weight learns. The
+    /// factors are those of the checkpoint's matrices, or random.
+    ///
+    /// # Errors
+    /// As [`SequenceClassifier::new`].
+    pub fn factorised(
+        device: &Device,
+        dtype: DType,
+        config: &EncoderConfig,
+        num_labels: usize,
+        settings: &FlopSettings,
+        source: Option<&Checkpoint>,
+        seed: u64,
+    ) -> Result<Self> {
+        settings.validate()?;
+        Self::build(
+            (device, dtype),
+            config,
+            num_labels,
+            (None, Some(settings)),
+            source,
+            seed,
+        )
+    }
+
+    fn build(
+        (device, dtype): (&Device, DType),
+        config: &EncoderConfig,
+        num_labels: usize,
+        (adapter, flop): (Option<&AdapterSettings>, Option<&FlopSettings>),
+        source: Option<&Checkpoint>,
+        seed: u64,
+    ) -> Result<Self> {
+        if num_labels == 0 {
+            return Err(Error::setting("num_labels", "must be at least 1"));
+        }
         let rank = adapter.map_or(0, |a| a.rank);
         let slice = SliceCell::new(RankSlice::full(rank));
-        let weights = Source::new(
+        let mut weights = Source::new(
             device,
             dtype,
             source,
@@ -58,6 +96,10 @@ impl SequenceClassifier {
             config.initializer_range,
             seed,
         );
+        if let Some(flop) = flop {
+            let sizes = (0..config.num_layers).flat_map(|_| Block::sizes(config));
+            weights.factorise(sizes.collect(), flop)?;
+        }
         let root = weights.root();
         let encoder = Encoder::new(&root.at(config.family.prefix()), config, adapter, &slice)?;
         let head = ClassificationHead::new(&root, config, num_labels)?;
@@ -67,6 +109,7 @@ impl SequenceClassifier {
             head,
             slice,
             rank,
+            gates: weights.gates(),
             weights: weights.finish()?.weights,
         })
     }
@@ -128,6 +171,52 @@ impl SequenceClassifier {
         self.rank
     }
 
+    /// The gates of a factorised model.
+    pub fn gates(&self) -> Option<&Gates> {
+        self.gates.as_ref()
+    }
+
+    /// A factorised model as it is evaluated: without the components whose gates are closed, the values of the others in
+    /// their factors, which learn no more. A model that is not factorised is only copied.
+    ///
+    /// # Errors
+    /// Inside a step.
+    pub fn pruned(&self) -> Result<Self> {
+        let mut model = self.clone();
+        for linear in model.encoder.blocks.iter_mut().flat_map(Block::linears_mut) {
+            let pruned = linear.pruned()?;
+            for (old, new) in linear.matrices().zip(pruned.matrices()) {
+                relist(&mut model.weights, old, new);
+            }
+            *linear = pruned;
+        }
+        model.drop_gates();
+        Ok(model)
+    }
+
+    /// Numbers that learn, and once a factorised model is pruned those of the factors that remain: with embeddings and head
+    /// the size of the whole model, as FLOP's paper counts parameters. Gates are no part of it, their values go into the
+    /// factors. Of other models, [`SequenceClassifier::num_trainable`].
+    ///
+    /// # Errors
+    /// Inside a step.
+    pub fn num_remaining(&self, rank: usize) -> Result<usize> {
+        if let Some(gates) = &self.gates {
+            let (remaining, own) = (gates.remaining()?, gates.log_alpha().len() + gates.lambda().len());
+            return Ok(self.num_trainable(rank) - own - remaining.of_factors + remaining.numbers);
+        }
+        let layers = self.encoder.blocks.iter().flat_map(Block::linears);
+        let factors = layers.filter(|linear| linear.factors.is_some());
+        let numbers: usize = factors.flat_map(AdaptedLinear::matrices).map(|m| m.value().len()).sum();
+        Ok(self.num_trainable(rank) + numbers)
+    }
+
+    fn drop_gates(&mut self) {
+        self.gates = None;
+        self.weights
+            .retain(|(name, _)| ![Gates::LOG_ALPHA, Gates::LAMBDA].contains(&name.as_str()));
+    }
+
     /// The slice that gradients and updates are limited to, shared by all adapters.
     pub fn slice(&self) -> &SliceCell {
         &self.slice
@@ -170,8 +259,8 @@ impl SequenceClassifier {
         Ok(weights.map(|(name, weight)| (name, weight.value().clone())).collect())
     }
 
-    /// A plain model that equals this one at a rank: adapters are added to their layers, and all other weights are shared with
-    /// this model. Without adapters the rank is of no account.
+    /// A plain model that equals this one at a rank: adapters are added to their layers, factors multiplied without the
+    /// components whose gates are closed, and all other weights are shared with this model. Without adapters the rank is of no account.
     ///
     /// # Errors
     /// If the rank is not in 1..=r, or inside a step.
@@ -181,20 +270,33 @@ impl SequenceClassifier {
         }
         let mut model = self.clone();
         for linear in model.encoder.blocks.iter_mut().flat_map(Block::linears_mut) {
-            if linear.adapter.is_none() {
+            if linear.adapter.is_none() && linear.factors.is_none() {
                 continue;
             }
-            let value = linear.merged(rank)?;
-            let base = linear.base.weight.value();
-            if let Some((_, listed)) = model.weights.iter_mut().find(|(_, w)| w.value().shares_memory(base)) {
-                *listed = Weight::Frozen(value.clone());
-            }
-            linear.base.weight = Weight::Frozen(value);
-            linear.adapter = None;
+            let value = Weight::Frozen(linear.merged(rank)?);
+            relist(&mut model.weights, &linear.base.weight, &value);
+            linear.base.weight = value;
+            (linear.adapter, linear.factors) = (None, None);
         }
+        // A factorised layer has one matrix again, under its published key.
+        for (name, _) in &mut model.weights {
+            if let Some(stem) = name.strip_suffix(WEIGHT_P) {
+                *name = format!("{stem}weight");
+            }
+        }
+        model.weights.retain(|(name, _)| !name.ends_with(WEIGHT_Q));
+        model.drop_gates();
         let is_factor = |weight: &Weight| weight.trained().is_some_and(|p| p.mask().is_some());
         model.weights.retain(|(_, weight)| !is_factor(weight));
         (model.rank, model.slice) = (0, SliceCell::new(RankSlice::full(0)));
         Ok(model)
+    }
+}
+
+/// Puts another weight in the place of a listed one.
+fn relist(weights: &mut [(String, Weight)], old: &Weight, new: &Weight) {
+    let place = weights.iter_mut().find(|(_, w)| w.value().shares_memory(old.value()));
+    if let Some((_, listed)) = place {
+        *listed = new.clone();
     }
 }

@@ -10,6 +10,7 @@ use dylora_autograd::{Parameter, SliceCell, Var, Weight};
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::flop::Factors;
 use crate::linear::Linear;
 use crate::method::{AdapterInit, ScaleRule, Target};
 use crate::scope::Scope;
@@ -118,11 +119,13 @@ impl Adapter {
     }
 }
 
-/// A linear layer, with or without an adapter.
+/// A linear layer, with or without an adapter, or factorised.
 #[derive(Clone, Debug)]
 pub struct AdaptedLinear {
-    /// W0 and bias.
+    /// W0 and bias; of a factorised layer P and bias.
     pub base: Linear,
+    /// The other factor, Q, and the gates between the two, in a model that is pruned while it learns.
+    pub factors: Option<Factors>,
     /// The adapter.
     pub adapter: Option<Adapter>,
 }
@@ -136,6 +139,13 @@ impl AdaptedLinear {
         settings: Option<&AdapterSettings>,
         slice: &SliceCell,
     ) -> Result<Self> {
+        if let Some((base, factors)) = scope.factors(m, d)? {
+            return Ok(AdaptedLinear {
+                base,
+                factors: Some(factors),
+                adapter: None,
+            });
+        }
         let base = Linear::base(scope, m, d)?;
         Self::over(base, scope, (m, d), target, settings, slice)
     }
@@ -162,7 +172,11 @@ impl AdaptedLinear {
                 })
             })
             .transpose()?;
-        Ok(AdaptedLinear { base, adapter })
+        Ok(AdaptedLinear {
+            base,
+            factors: None,
+            adapter,
+        })
     }
 
     /// x `[n, d]` to `[n, m]` at the rank of the step.
@@ -170,6 +184,10 @@ impl AdaptedLinear {
     /// # Errors
     /// If shapes do not fit or the rank is not in 1..=r.
     pub fn forward(&self, ctx: &mut Ctx<'_>, x: &Var) -> Result<Var> {
+        if let Some(factors) = &self.factors {
+            let low = factors.forward(ctx, x)?;
+            return self.base.forward(ctx, &low);
+        }
         let Some(adapter) = &self.adapter else {
             return self.base.forward(ctx, x);
         };
@@ -193,19 +211,43 @@ impl AdaptedLinear {
     /// the whole layer and no bias.
     pub(crate) fn forward_unbiased(&self, ctx: &mut Ctx<'_>, x: &Var) -> Result<(Var, Option<&Tensor>)> {
         match (&self.adapter, &self.base.bias) {
-            (None, Weight::Frozen(bias)) if ops::defers_bias(bias.device()) => {
+            (None, Weight::Frozen(bias)) if self.factors.is_none() && ops::defers_bias(bias.device()) => {
                 Ok((ops::linear(ctx.tape, x, &self.base.weight, None)?, Some(bias)))
             }
             _ => Ok((self.forward(ctx, x)?, None)),
         }
     }
 
-    /// `W0 + s B[:, :b] A[:b]` with the scale s at rank b, or W0 where there is no adapter.
+    /// Its matrices: W0, or P and Q.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        std::iter::once(&self.base.weight).chain(self.factors.as_ref().map(|factors| &factors.q))
+    }
+
+    /// The layer without the components whose gates are closed; itself where it is not factorised.
+    ///
+    /// # Errors
+    /// Inside a step.
+    pub(crate) fn pruned(&self) -> Result<Self> {
+        let Some(factors) = &self.factors else {
+            return Ok(self.clone());
+        };
+        let (base, factors) = factors.pruned(&self.base)?;
+        Ok(AdaptedLinear {
+            base,
+            factors: Some(factors),
+            adapter: None,
+        })
+    }
+
+    /// `W0 + s B[:, :b] A[:b]` with the scale s at rank b, or W0 where there is no adapter, or P diag(z) Q.
     ///
     /// # Errors
     /// If the rank is not in 1..=r, or inside a step.
     pub fn merged(&self, rank: usize) -> Result<Tensor> {
         let base = self.base.weight.value();
+        if let Some(factors) = &self.factors {
+            return factors.product(base);
+        }
         let Some(adapter) = &self.adapter else {
             return Ok(base.clone());
         };

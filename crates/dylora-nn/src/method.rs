@@ -56,6 +56,8 @@ named! {
         DyLoraFrozen = "dylora-frozen",
         /// No adapter; every weight learns.
         Full = "full",
+        /// Linear layers as sums of gated rank-1 components, of which training drops a share; every weight learns.
+        Flop = "flop",
     }
 }
 
@@ -142,10 +144,10 @@ impl ScaleRule {
 }
 
 impl Method {
-    /// What a step at rank `b` of `r` reads and changes. Full fine-tuning has no ranks; its slice is never used.
+    /// What a step at rank `b` of `r` reads and changes. Methods without adapters have no ranks; their slice is never used.
     pub fn slice(self, b: usize, r: usize) -> RankSlice {
         match self {
-            Method::Lora | Method::Full => RankSlice::full(r),
+            Method::Lora | Method::Full | Method::Flop => RankSlice::full(r),
             Method::DyLora => RankSlice::prefix(b),
             Method::DyLoraFrozen => RankSlice::only(b),
         }
@@ -153,7 +155,7 @@ impl Method {
 
     /// Whether the pretrained weights themselves learn, so that there is no rank.
     pub fn learns_base(self) -> bool {
-        matches!(self, Method::Full)
+        matches!(self, Method::Full | Method::Flop)
     }
 
     /// Whether a rank is drawn each step.

@@ -60,6 +60,8 @@ struct Entry {
     v: Tensor,
     /// Updates so far: one count for each rank index, or one for all.
     counts: Vec<u64>,
+    /// Learning rate in place of the step's.
+    rate: Option<f64>,
 }
 
 impl AdamW {
@@ -117,6 +119,7 @@ impl AdamW {
                 v: zeros()?,
                 counts: vec![0; counts],
                 parameter: parameter.clone(),
+                rate: None,
             });
         }
         Ok(AdamW {
@@ -124,6 +127,23 @@ impl AdamW {
             entries,
             clip: Tensor::zeros(first.device(), first.dtype(), &[2])?,
         })
+    }
+
+    /// Gives the parameter called `name` a learning rate of its own, the same in every step. With a negative one it ascends;
+    /// such a parameter is neither clipped nor part of the norm.
+    ///
+    /// # Errors
+    /// If the rate is not a number, or there is no such parameter.
+    pub fn set_rate(&mut self, name: &str, rate: f64) -> Result<()> {
+        let entry = self.entries.iter_mut().find(|e| e.parameter.name() == name);
+        match entry {
+            _ if !rate.is_finite() => Err(Error::setting("lr", format!("{rate} is not a number"))),
+            None => Err(Error::setting("lr", format!("{name} is not among the parameters"))),
+            Some(entry) => {
+                entry.rate = Some(rate);
+                Ok(())
+            }
+        }
     }
 
     /// Sets all gradients to zero.
@@ -144,13 +164,16 @@ impl AdamW {
         if !lr.is_finite() {
             return Err(Error::setting("lr", format!("{lr} is not a number")));
         }
-        let gradients: Vec<&Tensor> = self.entries.iter().map(|e| e.parameter.grad()).collect();
+        let descending = self.entries.iter().filter(|entry| !entry.ascends());
+        let gradients: Vec<&Tensor> = descending.map(|entry| entry.parameter.grad()).collect();
         kernels::clip_factor(&gradients, max_norm, &self.clip)?;
-        let mut items = Vec::with_capacity(self.entries.len());
+        let (mut items, mut free) = (Vec::with_capacity(self.entries.len()), Vec::new());
         for entry in &self.entries {
-            items.extend(entry.item(&self.settings, lr)?);
+            let item = entry.item(&self.settings, entry.rate.unwrap_or(lr))?;
+            if entry.ascends() { &mut free } else { &mut items }.extend(item);
         }
         kernels::adamw_many(&items, Some(&self.clip))?;
+        kernels::adamw_many(&free, None)?;
         for entry in &mut self.entries {
             let moved = entry.moved(self.settings.update);
             for count in entry.counts.get_mut(moved).into_iter().flatten() {
@@ -236,6 +259,11 @@ impl AdamW {
 impl Entry {
     fn key(&self, kind: &str) -> String {
         format!("{}{kind}.{}", AdamW::STATE_PREFIX, self.parameter.name())
+    }
+
+    /// Whether it goes up its gradient.
+    fn ascends(&self) -> bool {
+        self.rate.is_some_and(|rate| rate < 0.0)
     }
 
     /// The step counts that move in this step.

@@ -13,6 +13,7 @@ use rand_distr::{Distribution, Normal, Uniform};
 use crate::checkpoint::Checkpoint;
 use crate::config::Family;
 use crate::error::{Error, KeyReport, Result};
+use crate::flop::{Factors, FlopSettings, GatePlan, Gates, factorise, place};
 use crate::gpt2::output_major;
 use crate::linear::Linear;
 use crate::method::AdapterInit;
@@ -66,6 +67,10 @@ impl From<Family> for Naming {
     }
 }
 
+/// What stands in place of `weight` in the keys of a factorised layer.
+pub(crate) const WEIGHT_P: &str = "weight_p";
+pub(crate) const WEIGHT_Q: &str = "weight_q";
+
 /// Gives weights to the model that is being built and keeps a list of them.
 pub(crate) struct Source<'a> {
     pub(crate) device: Device,
@@ -73,6 +78,7 @@ pub(crate) struct Source<'a> {
     checkpoint: Option<&'a Checkpoint>,
     naming: Naming,
     train_all: bool,
+    factors: Option<GatePlan>,
     std: f64,
     head: Stream,
     adapters: Stream,
@@ -107,11 +113,31 @@ impl<'a> Source<'a> {
             checkpoint,
             naming,
             train_all,
+            factors: None,
             std,
             head: Stream::new(seed, Purpose::Head),
             adapters: Stream::new(seed, Purpose::Init),
             state: RefCell::default(),
         }
+    }
+
+    /// Has linear layers of the encoder, which will be asked for in this order, factorised and gated.
+    pub(crate) fn factorise(&mut self, layers: Vec<(usize, usize)>, settings: &FlopSettings) -> Result<()> {
+        let normal =
+            Normal::new(settings.mean(), FlopSettings::STD).map_err(|e| Error::setting("gate_init", e.to_string()))?;
+        let values = normal.sample_iter(self.adapters.at(name_hash(Gates::LOG_ALPHA)));
+        let constant = |values: Vec<f64>| {
+            let len = values.len();
+            place(&self.device, self.dtype_of(&[len], true), values, &[len])
+        };
+        let log_alpha = constant(values.take(Gates::count(&layers)).collect())?;
+        self.factors = Some(GatePlan::new(Gates::new(layers, log_alpha, constant)?));
+        Ok(())
+    }
+
+    /// The gates of a model of factorised layers.
+    pub(crate) fn gates(&self) -> Option<Gates> {
+        self.factors.as_ref().map(|plan| plan.gates().clone())
     }
 
     /// The type of a weight: what learns is f32 where the model computes in bf16, and so are vectors.
@@ -134,6 +160,12 @@ impl<'a> Source<'a> {
     pub(crate) fn finish(self) -> Result<Given> {
         let naming = self.naming;
         let mut state = self.state.into_inner();
+        if let Some(plan) = &self.factors {
+            for parameter in [plan.gates().log_alpha(), plan.gates().lambda()] {
+                let weight = Weight::Trained(parameter.clone());
+                state.weights.push((parameter.name().to_owned(), weight));
+            }
+        }
         if let Some(checkpoint) = self.checkpoint {
             for name in checkpoint.names() {
                 if !state.used.contains(name) && !(naming.unused)(naming.bare(name).unwrap_or(name)) {
@@ -261,6 +293,45 @@ impl Scope<'_, '_> {
             self.register(key, value, part.len() > 1, trained)
         };
         parts.iter().enumerate().map(make).collect()
+    }
+
+    /// The base model's layer of m outputs and d inputs at this place in two factors with gates, where the model is
+    /// factorised. P and Q come from the checkpoint's matrix.
+    pub(crate) fn factors(&self, m: usize, d: usize) -> Result<Option<(Linear, Factors)>> {
+        let Some(plan) = &self.source.factors else {
+            return Ok(None);
+        };
+        let (gate, k) = (plan.next(m, d)?, m.min(d));
+        let (device, dtype) = (&self.source.device, self.source.dtype_of(&[m, k], true));
+        let stored = self.stored(
+            &self.key("weight"),
+            &[m, d],
+            (Presence::Required, true),
+            DType::F64,
+            &Device::cpu(),
+        )?;
+        let (p, q) = match stored {
+            Some(weight) => factorise(&weight)?,
+            None if self.source.checkpoint.is_some() => {
+                (Tensor::zeros(device, dtype, &[0])?, Tensor::zeros(device, dtype, &[0])?)
+            }
+            None => {
+                // The product of two such factors has the deviation that the matrix would have.
+                let init = Init::Scaled((self.source.std / (k as f64).sqrt()).sqrt() / self.source.std);
+                let random = |name: &str, shape: &[usize]| self.initial(&self.key(name), shape, init, dtype);
+                (random(WEIGHT_P, &[m, k])?, random(WEIGHT_Q, &[k, d])?)
+            }
+        };
+        let give = |name: &str, value: Tensor| {
+            let value = value.to_dtype(dtype)?.to_device(device)?;
+            self.register(self.key(name), value, true, true)
+        };
+        let base = Linear {
+            weight: give(WEIGHT_P, p)?,
+            bias: self.weight("bias", &[m], Init::Zeros, false)?,
+        };
+        let q = give(WEIGHT_Q, q)?;
+        Ok(Some((base, Factors { q, gate: Some(gate) })))
     }
 
     /// The checkpoint's value; a key that does not match is noted.

@@ -127,14 +127,7 @@ impl StepBench {
 
     fn classifier(&self, config: &EncoderConfig, progress: impl FnMut(f64)) -> Result<StepReport> {
         let settings = &self.settings;
-        let classifier = Classifier::new(
-            config,
-            Head::Classify(2),
-            settings.adapter().as_ref(),
-            None,
-            settings.precision,
-            settings.seed,
-        )?;
+        let classifier = Classifier::of(settings, config, Head::Classify(2), None, settings.precision)?;
         let batches = self.batches(classifier.position_offset())?;
         let trainable = classifier.model.num_trainable(classifier.model.rank());
         let device = classifier.device().describe();

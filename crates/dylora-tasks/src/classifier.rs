@@ -4,14 +4,16 @@ use std::path::Path;
 
 use dylora_nn::autograd::{RankSlice, Tape};
 use dylora_nn::tensor::{DType, Device, PassInput, Segments, Tensor};
-use dylora_nn::{AdapterSettings, Checkpoint, Ctx, EncoderConfig, Inputs, Selected, SequenceClassifier, Targets};
+use dylora_nn::{
+    AdapterSettings, Checkpoint, Ctx, EncoderConfig, FlopSettings, Inputs, Selected, SequenceClassifier, Targets,
+};
 
 use crate::device;
 use crate::error::{Error, Result};
 use crate::pack::{PackedBatch, pack};
 use crate::pass::Limits;
 use crate::prepare::Prepared;
-use crate::settings::Precision;
+use crate::settings::{Precision, TrainSettings};
 use crate::task::{Head, Label};
 
 impl Precision {
@@ -75,17 +77,30 @@ impl Classifier {
         seed: u64,
     ) -> Result<Self> {
         let checkpoint = source.map(Checkpoint::open).transpose()?;
-        Self::over(config, head, adapter, checkpoint.as_ref(), precision, seed)
+        Self::build(config, head, (adapter, None), checkpoint.as_ref(), precision, seed)
     }
 
-    /// [`Classifier::new`] with weights from a checkpoint that is open.
+    /// The model that a run of these settings trains: with adapters, factorised, or plain. Weights are those of `source`, or
+    /// random.
     ///
     /// # Errors
     /// As [`Classifier::new`].
-    pub(crate) fn over(
+    pub fn of(
+        settings: &TrainSettings,
         config: &EncoderConfig,
         head: Head,
-        adapter: Option<&AdapterSettings>,
+        source: Option<&Checkpoint>,
+        precision: Precision,
+    ) -> Result<Self> {
+        let (adapter, flop) = (settings.adapter(), settings.flop());
+        let form = (adapter.as_ref(), flop.as_ref());
+        Self::build(config, head, form, source, precision, settings.seed)
+    }
+
+    fn build(
+        config: &EncoderConfig,
+        head: Head,
+        (adapter, flop): (Option<&AdapterSettings>, Option<&FlopSettings>),
         source: Option<&Checkpoint>,
         precision: Precision,
         seed: u64,
@@ -95,10 +110,14 @@ impl Classifier {
         if precision == Precision::Bf16 && adapter.is_none() {
             return Err(Error::argument(
                 "--precision",
-                "bf16 needs a frozen base; --method full learns every weight and takes f32 or tf32",
+                "bf16 needs a frozen base; --method full and flop learn every weight and take f32 or tf32",
             ));
         }
-        let model = SequenceClassifier::new(&device, dtype, config, head.num_labels(), adapter, source, seed)?;
+        let labels = head.num_labels();
+        let model = match flop {
+            Some(flop) => SequenceClassifier::factorised(&device, dtype, config, labels, flop, source, seed)?,
+            None => SequenceClassifier::new(&device, dtype, config, labels, adapter, source, seed)?,
+        };
         Ok(Classifier {
             model,
             device,
@@ -119,6 +138,22 @@ impl Classifier {
             device: self.device.clone(),
             ..*self
         })
+    }
+
+    /// The model as it is evaluated, where that is another than the trained one: without the components that the method
+    /// `flop` drops.
+    ///
+    /// # Errors
+    /// If a GPU fails.
+    pub fn pruned(&self) -> Result<Option<Self>> {
+        if self.model.gates().is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Classifier {
+            model: self.model.pruned()?,
+            device: self.device.clone(),
+            ..*self
+        }))
     }
 
     /// Where the model is.

@@ -95,7 +95,7 @@ pub fn costs(model: &TrainedModel, rows: &Prepared, ranks: &[Option<usize>], tim
         let many = |pass: usize| part(rows, pass.saturating_sub(1) * batch, batch);
         let seconds = medians(&forms, timing.batches, 1, many)?;
         for (index, rank) in ranks.iter().enumerate() {
-            let parameters = model.classifier.model.num_trainable(rank.unwrap_or(0));
+            let parameters = model.classifier.model.num_remaining(rank.unwrap_or(0))?;
             let milliseconds = |form: usize| latencies[form].map(|seconds| seconds * 1e3);
             let speed = |form: usize| seconds[form].map(|seconds| batch as f64 / seconds);
             let (beside, merged) = (2 * index, 2 * index + 1);

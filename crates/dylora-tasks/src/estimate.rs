@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use dylora_nn::{Gpt2Config, Method, Objective};
+use dylora_nn::{Checkpoint, Gpt2Config, Method, Objective};
 
 use crate::checkpoint;
 use crate::classifier::Classifier;
@@ -185,6 +185,8 @@ impl SplitSize {
 struct Kind {
     /// Gradients of all weights.
     full: bool,
+    /// Factors in place of matrices.
+    flop: bool,
     /// Every rank in every step.
     summation: bool,
     /// Of a language model.
@@ -195,6 +197,7 @@ impl Kind {
     fn of(settings: &TrainSettings) -> Self {
         Kind {
             full: settings.method == Method::Full,
+            flop: settings.method == Method::Flop,
             summation: settings.method.is_dynamic() && settings.objective == Objective::Summation,
             text: settings.data.is_text(),
         }
@@ -370,6 +373,8 @@ fn measure_all(works: &[Work<'_>]) -> Result<Vec<Measured>> {
         // A rate of 0 keeps the weights, and with them the time of a step, where they are.
         let settings = TrainSettings {
             lr: 0.0,
+            gate_lr: Some(0.0),
+            lambda_lr: Some(0.0),
             ..work.settings.clone()
         };
         let mut bench = bench(&settings)?;
@@ -415,15 +420,8 @@ fn bench(settings: &TrainSettings) -> Result<Box<dyn Bench>> {
     if let Some(dropout) = settings.dropout {
         config = config.with_dropout(dropout);
     }
-    let adapter = settings.adapter();
-    let classifier = Classifier::new(
-        &config,
-        Head::Classify(2),
-        adapter.as_ref(),
-        Some(&settings.model),
-        settings.precision,
-        settings.seed,
-    )?;
+    let source = Checkpoint::open(&settings.model)?;
+    let classifier = Classifier::of(settings, &config, Head::Classify(2), Some(&source), settings.precision)?;
     Ok(Box::new(RowBench {
         trainer: Trainer::new(classifier, settings, ENOUGH_TIMES as u64)?,
         settings: settings.clone(),

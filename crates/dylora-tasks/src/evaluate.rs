@@ -118,16 +118,13 @@ impl TrainedModel {
             Some(_) => Some(Checkpoint::map(&settings.base(base)?)?),
             None => None,
         };
-        let classifier = Classifier::over(
-            &config,
-            task.head,
-            settings.adapter().as_ref(),
-            // A run that trained every weight has them all itself.
-            source.as_ref(),
-            device::to_use(settings.precision),
-            settings.seed,
-        )?;
+        let precision = device::to_use(settings.precision);
+        // A run that trained every weight has them all itself.
+        let mut classifier = Classifier::of(&settings, &config, task.head, source.as_ref(), precision)?;
         classifier.model.load_trained(&Checkpoint::open(&run.adapter())?, &[])?;
+        if let Some(pruned) = classifier.pruned()? {
+            classifier = pruned;
+        }
         Ok(TrainedModel {
             max_length: settings.max_length.min(config.max_positions),
             settings,
@@ -153,7 +150,7 @@ impl TrainedModel {
         match rank {
             _ if self.settings.adapter().is_none() => Err(Error::argument(
                 "--rank",
-                "the run fine-tuned every weight; it has no ranks",
+                "the run trained every weight; it has no ranks",
             )),
             0 => Err(Error::argument("--rank", "0 is not a rank; the smallest is 1")),
             rank if rank > most => Err(Error::argument(

@@ -21,7 +21,7 @@ pub enum RankName {
     Worst,
     /// The mean over the ranks.
     Mean,
-    /// No adapters: every weight was trained.
+    /// No adapters: every weight was trained (`full`, `flop`).
     Full,
 }
 

@@ -56,8 +56,11 @@ pub(crate) trait Job {
     /// The optimizer, to restore its state.
     fn optimizer_mut(&mut self) -> &mut AdamW;
 
-    /// Trained numbers that the model uses at a rank.
-    fn num_trainable(&self, rank: usize) -> usize;
+    /// Trained numbers that the model uses at a rank; of a pruned model those that remain.
+    ///
+    /// # Errors
+    /// If a GPU fails.
+    fn num_trainable(&self, rank: usize) -> Result<usize>;
 
     /// Where it runs, in words.
     fn device(&self) -> String;
@@ -283,7 +286,7 @@ fn finish(
             .ranks()
             .iter()
             .map(|rank| job.num_trainable(rank.unwrap_or(0)))
-            .collect(),
+            .collect::<Result<_>>()?,
         ranks: evaluated.ranks,
         notes: evaluated.notes,
         timing: Timing {

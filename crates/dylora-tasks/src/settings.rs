@@ -1,12 +1,13 @@
 //! Settings of a training run: every number that decides its result, in one struct that the run directory keeps.
 
+mod flop;
 mod writing;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use dylora_nn::{
-    AdapterInit, AdapterSettings, Distribution, Method, Objective, RankSampler, ScaleRule, Target, Update,
+    AdapterInit, AdapterSettings, Distribution, FlopSettings, Method, Objective, RankSampler, ScaleRule, Target, Update,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -45,7 +46,7 @@ impl Precision {
     /// The precision itself, or tf32 for bf16 where a method learns every weight: bf16 needs a frozen base.
     pub fn that_learns(self, method: Method) -> Self {
         match (self, method) {
-            (Precision::Bf16, Method::Full) => Precision::Tf32,
+            (Precision::Bf16, method) if method.learns_base() => Precision::Tf32,
             _ => self,
         }
     }
@@ -138,7 +139,7 @@ pub struct TrainSettings {
     /// The PEFT directory or loralib file that adapters, and a head that fits, start from; new ones if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_adapter: Option<PathBuf>,
-    /// `lora`, `dylora`, `dylora-frozen` or `full`.
+    /// `lora`, `dylora`, `dylora-frozen`, `full` or `flop`.
     pub method: Method,
     /// Largest rank `r` of the adapters.
     pub rank: usize,
@@ -157,6 +158,22 @@ pub struct TrainSettings {
     pub adapter_dropout: f64,
     /// How training draws a rank.
     pub distribution: Distribution,
+    /// Of `flop`: the share of the numbers of the encoder's linear layers that is to be gone at the end. This and the four
+    /// below are not written where they have their defaults.
+    #[serde(default = "flop::sparsity", skip_serializing_if = "flop::is_sparsity")]
+    pub target_sparsity: f64,
+    /// Of `flop`: the share of all steps over which the target rises, from that of all components.
+    #[serde(default = "flop::warmup", skip_serializing_if = "flop::is_warmup")]
+    pub sparsity_warmup: f64,
+    /// Of `flop`: gates start around log alpha = ln((1 - x) / x).
+    #[serde(default = "flop::init", skip_serializing_if = "flop::is_init")]
+    pub gate_init: f64,
+    /// Of `flop`: learning rate of the gates; `None` is 40 over the number of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_lr: Option<f64>,
+    /// Of `flop`: rate at which the penalty's multipliers rise; `None` is 12 over the number of steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda_lr: Option<f64>,
     /// Whether the optimizer moves only the slice that was used, or the whole matrices.
     pub update: Update,
     /// One rank per step, or all ranks in every step.
@@ -242,6 +259,11 @@ impl TrainSettings {
             adapter_init: AdapterInit::KaimingUniform,
             adapter_dropout: 0.0,
             distribution: Distribution::Uniform,
+            target_sparsity: flop::SPARSITY,
+            sparsity_warmup: flop::WARMUP,
+            gate_init: flop::INIT,
+            gate_lr: None,
+            lambda_lr: None,
             update: Update::Slice,
             objective: Objective::Individual,
             optimizer: Optimizer::Torch,
@@ -340,7 +362,7 @@ impl TrainSettings {
         };
         let share =
             |flag: &str, value: f64| check((0.0..1.0).contains(&value), flag, format!("{value} is not in 0..1"));
-        if self.method != Method::Full {
+        if !self.method.learns_base() {
             check(self.rank >= 1, "rank", "0 is not a rank; the smallest is 1".into())?;
             check(
                 self.rank_min >= 1,
@@ -368,6 +390,26 @@ impl TrainSettings {
             )?;
             share("adapter-dropout", self.adapter_dropout)?;
             self.check_eval_ranks()?;
+        }
+        if self.method == Method::Flop {
+            check(
+                !self.data.is_text(),
+                "method",
+                "flop prunes an encoder; a language model takes lora, dylora, dylora-frozen or full".into(),
+            )?;
+            check(
+                self.gate_init > 0.0 && self.gate_init < 1.0,
+                "gate-init",
+                format!("{} is not between 0 and 1", self.gate_init),
+            )?;
+            share("target-sparsity", self.target_sparsity)?;
+            check(
+                (0.0..=1.0).contains(&self.sparsity_warmup),
+                "sparsity-warmup",
+                format!("{} is not in 0..=1", self.sparsity_warmup),
+            )?;
+            finite("gate-lr", self.gate_lr.unwrap_or(0.0))?;
+            finite("lambda-lr", self.lambda_lr.unwrap_or(0.0))?;
         }
         check(self.epochs >= 1, "epochs", "0 epochs train nothing".into())?;
         check(self.batch_size >= 1, "batch-size", "0 rows a step train nothing".into())?;
@@ -482,9 +524,25 @@ impl TrainSettings {
         Ok(RankSampler::new(self.distribution, self.rank_min, self.rank)?)
     }
 
-    /// The adapters' settings; none for `full`.
+    /// How a factorised model starts; none but for `flop`.
+    pub fn flop(&self) -> Option<FlopSettings> {
+        (self.method == Method::Flop).then_some(FlopSettings {
+            gate_init: self.gate_init,
+        })
+    }
+
+    /// The rates of `flop`'s gates and multipliers in a run of `total` steps.
+    pub fn gate_rates(&self, total: u64) -> (f64, f64) {
+        let over = |distance: f64| distance / total.max(1) as f64;
+        (
+            self.gate_lr.unwrap_or_else(|| over(flop::GATE_RATE)),
+            self.lambda_lr.unwrap_or_else(|| over(flop::LAMBDA_RATE)),
+        )
+    }
+
+    /// The adapters' settings; none for `full` and `flop`.
     pub fn adapter(&self) -> Option<AdapterSettings> {
-        (self.method != Method::Full).then(|| AdapterSettings {
+        (!self.method.learns_base()).then(|| AdapterSettings {
             rank: self.rank,
             alpha: self.alpha,
             scale: self.scale,
@@ -494,11 +552,11 @@ impl TrainSettings {
         })
     }
 
-    /// Ranks that a run of these settings is evaluated at; `None` stands for `full`, which has no rank.
+    /// Ranks that a run of these settings is evaluated at; `None` stands for `full` and `flop`, which have no rank.
     pub fn ranks(&self) -> Vec<Option<usize>> {
-        match self.method {
-            Method::Full => vec![None],
-            _ => match &self.eval_ranks {
+        match self.method.learns_base() {
+            true => vec![None],
+            false => match &self.eval_ranks {
                 Some(ranks) => ranks.iter().copied().map(Some).collect(),
                 None => (self.rank_min..=self.rank).map(Some).collect(),
             },
@@ -633,6 +691,57 @@ mod tests {
             serde_json::from_str::<TrainSettings>(&serde_json::to_string(&some)?)?,
             some
         );
+        Ok(())
+    }
+
+    #[test]
+    fn settings_of_flop_are_checked_and_written_where_they_differ() -> std::result::Result<(), serde_json::Error> {
+        let before = settings();
+        let text = serde_json::to_string(&before)?;
+        assert!(
+            !text.contains("sparsity") && !text.contains("gate") && !text.contains("lambda"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<TrainSettings>(&text)?, before);
+        let flop = TrainSettings {
+            method: Method::Flop,
+            target_sparsity: 0.3,
+            gate_lr: Some(0.5),
+            // Adapters' settings are of no account.
+            rank: 0,
+            ..settings()
+        };
+        assert_eq!(
+            serde_json::from_str::<TrainSettings>(&serde_json::to_string(&flop)?)?,
+            flop
+        );
+        assert!(flop.validate().is_ok());
+        assert_eq!((flop.ranks(), flop.adapter()), (vec![None], None));
+        assert_eq!(flop.gate_rates(400), (0.5, 0.03));
+        assert!(
+            flop.to_toml().contains("target-sparsity = 0.3\ngate-lr = 0.5\n"),
+            "{}",
+            flop.to_toml()
+        );
+        type Change = fn(&mut TrainSettings);
+        let cases: [(&str, Change); 7] = [
+            ("--target-sparsity", |s| s.target_sparsity = 1.0),
+            ("--target-sparsity", |s| s.target_sparsity = -0.1),
+            ("--sparsity-warmup", |s| s.sparsity_warmup = 1.1),
+            ("--gate-init", |s| s.gate_init = 0.0),
+            ("--gate-lr", |s| s.gate_lr = Some(f64::NAN)),
+            ("--lambda-lr", |s| s.lambda_lr = Some(-1.0)),
+            ("--method", |s| s.data = DataSource::Generation { dir: "data".into() }),
+        ];
+        for (name, change) in cases {
+            let mut bad = flop.clone();
+            change(&mut bad);
+            let message = bad.validate().err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(message.starts_with(name), "{name}: {message:?}");
+            bad.method = Method::Lora;
+            bad.rank = 8;
+            assert!(bad.validate().is_ok(), "{name} is a setting of flop alone");
+        }
         Ok(())
     }
 

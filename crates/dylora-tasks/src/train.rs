@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dylora_nn::AdamW;
 use dylora_nn::tensor::Tensor;
+use dylora_nn::{AdamW, Checkpoint, Gates, Remaining};
 
 use crate::adapter;
 use crate::check::{self, Lengths};
@@ -158,6 +158,20 @@ fn job(settings: &TrainSettings, data: &RunData) -> Result<Box<dyn Job>> {
     })
 }
 
+/// What pruning did, for the record.
+fn pruning(left: &Remaining) -> String {
+    format!(
+        "Pruning left {} of {} components, {} numbers where the encoder's linear layers had {}: a sparsity of {:.4}, and {:.4} \
+         expected over drawn gates.",
+        left.components,
+        left.of_components,
+        left.numbers,
+        left.of_dense,
+        left.sparsity(),
+        left.expected_sparsity(),
+    )
+}
+
 /// A classifier in training.
 struct ClassifierJob {
     settings: TrainSettings,
@@ -172,14 +186,8 @@ impl ClassifierJob {
             config = config.with_dropout(dropout);
         }
         let corpus = &data.corpus;
-        let classifier = Classifier::new(
-            &config,
-            corpus.task.head,
-            settings.adapter().as_ref(),
-            Some(&settings.model),
-            settings.precision,
-            settings.seed,
-        )?;
+        let source = Checkpoint::open(&settings.model)?;
+        let classifier = Classifier::of(settings, &config, corpus.task.head, Some(&source), settings.precision)?;
         let trainer = Trainer::new(classifier, settings, total_steps(settings, corpus.train.len()))?;
         Ok(ClassifierJob {
             settings: settings.clone(),
@@ -243,8 +251,8 @@ impl Job for ClassifierJob {
         &mut self.trainer.optimizer
     }
 
-    fn num_trainable(&self, rank: usize) -> usize {
-        self.trainer.classifier.model.num_trainable(rank)
+    fn num_trainable(&self, rank: usize) -> Result<usize> {
+        Ok(self.trainer.classifier.model.num_remaining(rank)?)
     }
 
     fn device(&self) -> String {
@@ -256,10 +264,13 @@ impl Job for ClassifierJob {
         let ranks = self.settings.ranks();
         let budget = self.settings.token_budget;
         let classifier = &self.trainer.classifier;
+        let pruned = classifier.pruned()?;
+        let remaining = classifier.model.gates().map(Gates::remaining).transpose()?;
+        let classifier = pruned.as_ref().unwrap_or(classifier);
         let ranks = evaluate(classifier, &corpus.task, &corpus.eval, &ranks, budget, observer)?;
         Ok(Some(Evaluated {
             ranks,
-            notes: Vec::new(),
+            notes: remaining.map(|left| pruning(&left)).into_iter().collect(),
         }))
     }
 }

@@ -2,7 +2,7 @@
 
 use dylora_nn::autograd::{Parameter, RankSlice, Tape};
 use dylora_nn::tensor::{Device, Later, PassRanks, PassValues, Purpose, StepCache, StepKey, Stream, Tensor};
-use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, LinearWarmup, Method, Objective, RankSampler, ScaleRule};
+use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, Gates, LinearWarmup, Method, Objective, RankSampler, ScaleRule};
 
 use crate::classifier::Classifier;
 use crate::error::{Error, Result};
@@ -13,6 +13,7 @@ use crate::settings::{Optimizer, TrainSettings};
 /// Kinds of work that a device tells apart.
 pub(crate) const KIND_TRAIN: u8 = 0;
 pub(crate) const KIND_UPDATE: u8 = 1;
+const KIND_PENALTY: u8 = 9;
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,7 +24,7 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
-    /// The rank that was trained; `None` for `full`, and for all ranks at once.
+    /// The rank that was trained; `None` for `full` and `flop`, and for all ranks at once.
     pub rank: Option<usize>,
 }
 
@@ -47,9 +48,26 @@ pub struct Trainer {
     filled: bool,
     alpha: f64,
     scale: ScaleRule,
+    pruning: Option<Pruning>,
     loss: Tensor,
     losses: Tensor,
     done: u64,
+}
+
+/// The schedule of the sparsity that the method `flop` asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Pruning {
+    /// The sparsity of the factors at the end.
+    target: f64,
+    /// Steps over which it rises from 0.
+    warmup: u64,
+}
+
+impl Pruning {
+    /// The sparsity asked for once so many steps are done.
+    fn target(&self, done: u64) -> f64 {
+        self.target * (done as f64 / self.warmup.max(1) as f64).min(1.0)
+    }
 }
 
 /// A step that the device has been given. A GPU may not have carried it out yet.
@@ -104,8 +122,22 @@ impl Trainer {
     /// # Errors
     /// If the settings are not usable.
     pub fn new(classifier: Classifier, settings: &TrainSettings, total: u64) -> Result<Self> {
-        let optimizer = optimizer(&classifier.model.parameters(), settings)?;
+        let mut optimizer = optimizer(&classifier.model.parameters(), settings)?;
+        let pruning = match classifier.model.gates() {
+            None => None,
+            Some(gates) => {
+                let (gate, lambda) = settings.gate_rates(total);
+                optimizer.set_rate(Gates::LOG_ALPHA, gate)?;
+                // The multipliers ascend, so that the penalty is at its largest for them.
+                optimizer.set_rate(Gates::LAMBDA, -lambda)?;
+                Some(Pruning {
+                    target: gates.target(settings.target_sparsity),
+                    warmup: (settings.sparsity_warmup * total as f64).ceil() as u64,
+                })
+            }
+        };
         Ok(Trainer {
+            pruning,
             optimizer,
             schedule: LinearWarmup {
                 peak: settings.lr,
@@ -167,7 +199,7 @@ impl Trainer {
         self.submit_at(rank, batches)
     }
 
-    /// One optimizer step at a given rank. `None` is the largest one; the summation objective and `full` take no notice.
+    /// One optimizer step at a given rank. `None` is the largest one; the summation objective, `full` and `flop` take no notice.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -201,7 +233,7 @@ impl Trainer {
                 self.classifier.model.slice().set(slice.clone());
                 let mut values = PassValues {
                     dropout: draws.take(),
-                    ranks: (self.method != Method::Full).then(|| PassRanks {
+                    ranks: (!self.method.learns_base()).then(|| PassRanks {
                         read: slice.read,
                         write: slice.write.clone(),
                         scale: self.scale.at(self.alpha, slice.read, self.rank),
@@ -246,17 +278,32 @@ impl Trainer {
             check_finite("loss", loss, self.done + 1)?;
         }
         self.classifier.model.slice().set(whole(&slices));
+        let target = self.pruning.map(|pruning| pruning.target(self.done));
         let Trainer {
-            optimizer, cache, clip, ..
+            classifier,
+            optimizer,
+            cache,
+            clip,
+            ..
         } = self;
-        let key = StepKey {
-            kind: KIND_UPDATE,
+        let key = |kind| StepKey {
+            kind,
             tokens: 0,
             sequences: 0,
             longest: 0,
             read: 0,
         };
-        cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
+        if let (Some(gates), Some(target)) = (classifier.model.gates(), target) {
+            // Once a step, whatever the passes are: the loss is their mean, the penalty has no rows.
+            cache.run(key(KIND_PENALTY), &mut || -> Result<()> {
+                let mut tape = Tape::new();
+                let penalty = gates.penalty(&mut tape, target)?;
+                Ok(tape.backward(&penalty)?)
+            })?;
+        }
+        cache.run(key(KIND_UPDATE), &mut || -> Result<()> {
+            Ok(optimizer.step(lr, *clip)?)
+        })?;
         let losses = match unread {
             0 => Vec::new(),
             _ => vec![self.losses.rows(0..unread)?.to_host_later()?],
@@ -322,7 +369,7 @@ pub(crate) fn slices(
             let rank = rank.unwrap_or(largest);
             (
                 vec![(method.slice(rank, largest), 1.0)],
-                (method != Method::Full).then_some(rank),
+                (!method.learns_base()).then_some(rank),
             )
         }
     }
@@ -360,6 +407,18 @@ pub(crate) fn step_index(step: u64) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_asked_sparsity_rises_in_a_line_and_stays() {
+        let pruning = Pruning {
+            target: 0.7,
+            warmup: 40,
+        };
+        let asked: Vec<f64> = [0, 10, 40, 90].map(|done| pruning.target(done)).to_vec();
+        assert_eq!(asked, [0.0, 0.7 * 0.25, 0.7, 0.7]);
+        let at_once = Pruning { target: 0.7, warmup: 0 };
+        assert_eq!((at_once.target(0), at_once.target(1)), (0.0, 0.7));
+    }
 
     #[test]
     fn the_update_of_a_sum_covers_every_slice() {

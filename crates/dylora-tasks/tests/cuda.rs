@@ -66,14 +66,7 @@ fn train_with(
         initializer_range: 0.05,
         ..EncoderConfig::roberta_base()
     };
-    let classifier = Classifier::new(
-        &config,
-        Head::Classify(2),
-        settings.adapter().as_ref(),
-        None,
-        precision,
-        settings.seed,
-    )?;
+    let classifier = Classifier::of(settings, &config, Head::Classify(2), None, precision)?;
     let rows = rows();
     let batches: Vec<Vec<PackedBatch>> = (0..4)
         .map(|batch| {
@@ -130,6 +123,7 @@ fn fifty_steps_agree_with_the_cpu_and_repeat_bit_for_bit() -> Outcome {
         ),
         (Method::Lora, Update::Dense, Objective::Individual, ScaleRule::OverB),
         (Method::Full, Update::Dense, Objective::Individual, ScaleRule::OverB),
+        (Method::Flop, Update::Dense, Objective::Individual, ScaleRule::OverB),
     ] {
         let settings = TrainSettings {
             scale,
@@ -139,7 +133,7 @@ fn fifty_steps_agree_with_the_cpu_and_repeat_bit_for_bit() -> Outcome {
         let gpu = DeviceChoice::Cuda(0);
         let (cpu, _) = train(DeviceChoice::Cpu, &settings, Precision::F32)?;
         for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
-            if precision == Precision::Bf16 && method == Method::Full {
+            if precision == Precision::Bf16 && method.learns_base() {
                 continue;
             }
             let (losses, logits) = train(gpu, &settings, precision)?;

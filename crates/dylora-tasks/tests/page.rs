@@ -73,7 +73,7 @@ fn value(task: usize, method: Method, seed: u64, rank: usize) -> f64 {
         Method::Lora => top - 0.006 * depth * depth,
         Method::DyLora => top - 0.003 * depth,
         Method::DyLoraFrozen => top - 0.012 - 0.002 * depth,
-        Method::Full => top + 0.01,
+        Method::Full | Method::Flop => top + 0.01,
     }
 }
 

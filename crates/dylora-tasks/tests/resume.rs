@@ -117,6 +117,15 @@ fn every_method_stops_twice() -> TestResult {
             },
         ),
         (
+            "flop",
+            TrainSettings {
+                method: Method::Flop,
+                lr: 1e-3,
+                gate_lr: Some(0.3),
+                ..base.clone()
+            },
+        ),
+        (
             "sum",
             TrainSettings {
                 objective: Objective::Summation,

@@ -205,6 +205,16 @@ impl Draw {
         philox([index, self.site, self.step, self.purpose], self.key)[0]
     }
 
+    /// The step and site that it draws at.
+    pub(crate) fn place(&self) -> (u32, u32) {
+        (self.step, self.site)
+    }
+
+    /// Key; purpose, step and site: all a kernel needs to draw the same bits.
+    pub(crate) fn parts(&self) -> ([u32; 2], [u32; 3]) {
+        (self.key, [self.purpose, self.step, self.site])
+    }
+
     /// The words of the eight blocks of a group, word by word: `[w][l]` is word `w` of block `8 group + l`.
     ///
     /// The state is kept in 64-bit lanes whose upper halves are ignored, because that is how vector units multiply.

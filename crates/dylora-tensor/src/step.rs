@@ -163,6 +163,12 @@ impl Steps {
         })
     }
 
+    /// Refuses an operation that has a value of its own for every step.
+    pub(crate) fn check_no_pass(&self, op: &'static str) -> Result<()> {
+        self.check(op, "a value that changes from step to step", |_| false)
+            .map(drop)
+    }
+
     /// Holds a loss against the weight of the pass.
     pub(crate) fn check_weight(&self, op: &'static str, weight: f64) -> Result<u64> {
         self.check(op, "the loss's weight", |values| values.weight == weight)

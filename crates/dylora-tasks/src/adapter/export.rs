@@ -91,7 +91,7 @@ pub fn export(
     Ok(Exported {
         dir: out.to_owned(),
         files,
-        rank: (source.settings.method != Method::Full).then_some(source.rank),
+        rank: (!source.settings.method.learns_base()).then_some(source.rank),
         weight_bytes,
     })
 }
@@ -99,10 +99,10 @@ pub fn export(
 /// The rank that is meant, 0 for a run that has none.
 fn chosen(settings: &TrainSettings, rank: Option<usize>) -> Result<usize> {
     match (settings.method, rank) {
-        (Method::Full, None) => Ok(0),
-        (Method::Full, Some(_)) => Err(Error::argument(
+        (Method::Full | Method::Flop, None) => Ok(0),
+        (Method::Full | Method::Flop, Some(_)) => Err(Error::argument(
             "--rank",
-            "the run fine-tuned every weight; it has no ranks",
+            "the run trained every weight; it has no ranks",
         )),
         (_, None) => Ok(settings.rank),
         (_, Some(0)) => Err(Error::argument("--rank", "0 is not a rank; the smallest is 1")),
@@ -134,10 +134,10 @@ struct Source {
 
 impl Source {
     fn peft(&self, out: &Path, all_ranks: bool) -> Result<(Vec<String>, &'static str)> {
-        if self.settings.method == Method::Full {
+        if self.settings.method.learns_base() {
             return Err(Error::argument(
                 "--format",
-                "the run fine-tuned every weight and has no adapter; use --format merged",
+                "the run trained every weight and has no adapter; use --format merged",
             ));
         }
         let (modules, head) = self.trained()?;
@@ -299,15 +299,11 @@ impl Source {
         } else {
             let config = EncoderConfig::from_file(&config_path)?;
             let labels = self.head()?.num_labels();
-            let model = SequenceClassifier::new(
-                &device,
-                DType::F32,
-                &config,
-                labels,
-                adapter.as_ref(),
-                source.as_ref(),
-                0,
-            )?;
+            let (source, dtype) = (source.as_ref(), DType::F32);
+            let model = match settings.flop() {
+                Some(flop) => SequenceClassifier::factorised(&device, dtype, &config, labels, &flop, source, 0)?,
+                None => SequenceClassifier::new(&device, dtype, &config, labels, adapter.as_ref(), source, 0)?,
+            };
             model.load_trained(&trained, &[])?;
             model.merge(self.rank)?
         };

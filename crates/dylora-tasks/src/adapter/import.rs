@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use dylora_nn::tensor::{DType, Device, Tensor};
-use dylora_nn::{Checkpoint, Method, ScaleRule, Target};
+use dylora_nn::{Checkpoint, ScaleRule, Target};
 use serde::Deserialize;
 
 use super::{
@@ -132,7 +132,7 @@ impl StartingAdapter {
     /// If the settings leave no room for it: a smaller rank, or layers that are not among the targets.
     pub fn write_into(&self, trained: &[(String, Tensor)], settings: &TrainSettings) -> Result<bool> {
         let fail = |argument: &str, message: String| Err(Error::argument(argument, message));
-        if settings.method == Method::Full {
+        if settings.method.learns_base() {
             return fail("--adapter", "a run that trains every weight has no adapters".to_owned());
         }
         if settings.rank < self.rank {

@@ -83,11 +83,14 @@ fn run(path: &Path) -> Result<Contents> {
         fact("labels", json!(task.labels));
     }
     fact("method", json!(settings.method));
-    if settings.method != Method::Full {
+    if !settings.method.learns_base() {
         fact("ranks", json!(format!("{}..{}", settings.rank_min, settings.rank)));
         fact("alpha", json!(settings.alpha));
         fact("scale", json!(settings.scale));
         fact("targets", json!(settings.targets));
+    }
+    if settings.method == Method::Flop {
+        fact("target sparsity", json!(settings.target_sparsity));
     }
     fact("base model", json!(settings.model));
     fact(
@@ -99,6 +102,9 @@ fn run(path: &Path) -> Result<Contents> {
         fact("state", json!("finished"));
         fact("steps", json!(record.steps));
         fact("training rows", json!(record.train_rows));
+        if settings.method == Method::Flop {
+            fact("remaining parameters", json!(record.trainable.first()));
+        }
         for row in &record.ranks {
             fact(&format!("rank {}", row.rank), json!(row.scores));
         }

@@ -82,7 +82,9 @@ impl Table {
         }
         let records: Vec<&Record> = findings.iter().map(|finding| finding.record).collect();
         let mut remarks: Vec<String> = Vec::new();
-        for note in records.iter().flat_map(|record| &record.notes) {
+        // What pruning left is another sentence for every run; it stays in the records.
+        let told = records.iter().filter(|record| record.settings.method != Method::Flop);
+        for note in told.flat_map(|record| &record.notes) {
             if !remarks.contains(note) {
                 remarks.push(note.clone());
             }

@@ -23,6 +23,11 @@ impl Table {
         &self.settings
     }
 
+    /// Whether the lines of a rank stand together.
+    pub(crate) fn is_by_rank(&self) -> bool {
+        self.by_rank
+    }
+
     /// Whether any number of the paper is known.
     pub(crate) fn paper_is_known(&self) -> bool {
         self.paper_is_known

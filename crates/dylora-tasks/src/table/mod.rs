@@ -170,6 +170,7 @@ pub(crate) fn title(method: Method) -> &'static str {
         Method::DyLora => "DyLoRA",
         Method::DyLoraFrozen => "DyLoRA (Frozen)",
         Method::Full => "Fine-tune",
+        Method::Flop => "FLOP",
     }
 }
 

@@ -297,8 +297,8 @@ impl Job for TextJob {
         &mut self.trainer.optimizer
     }
 
-    fn num_trainable(&self, rank: usize) -> usize {
-        self.trainer.model.num_trainable(rank)
+    fn num_trainable(&self, rank: usize) -> Result<usize> {
+        Ok(self.trainer.model.num_trainable(rank))
     }
 
     fn device(&self) -> String {

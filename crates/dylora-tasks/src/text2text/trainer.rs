@@ -157,7 +157,7 @@ impl TextTrainer {
                 self.model.slice().set(slice.clone());
                 let mut values = PassValues {
                     dropout: draws.take(),
-                    ranks: (self.method != Method::Full).then(|| PassRanks {
+                    ranks: (!self.method.learns_base()).then(|| PassRanks {
                         read: slice.read,
                         write: slice.write.clone(),
                         scale: self.scale.at(self.alpha, slice.read, largest),

@@ -215,6 +215,22 @@ vectorised! {
     }
 }
 
+/// `y[i, j] = x[i, j] z[j]`: rows in parallel.
+pub(crate) fn scale_columns<T: Float>(x: &[T], z: &[T], y: &mut [T]) {
+    if z.is_empty() {
+        return;
+    }
+    let rows = y.par_chunks_mut(z.len()).zip(x.par_chunks(z.len())).with_min_len(16);
+    rows.for_each(|(y, x)| y.iter_mut().zip(x).zip(z).for_each(|((y, x), z)| *y = *x * *z));
+}
+
+/// `y = a b`, element by element.
+pub(crate) fn multiply<T: Float>(a: &[T], b: &[T], y: &mut [T]) {
+    zip3(a, b, y, |a, b, y| {
+        y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = *a * *b)
+    });
+}
+
 /// `db[j] += sum_i dy[i, j]`: rows in order, strips of columns in parallel.
 pub(crate) fn column_sum<T: Float>(dy: &[T], db: &mut [T]) {
     let width = db.len();

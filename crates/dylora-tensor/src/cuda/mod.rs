@@ -9,6 +9,7 @@ mod attention;
 mod context;
 mod decode;
 mod elementwise;
+mod gates;
 mod gemm;
 mod graph;
 mod heap;
@@ -32,6 +33,9 @@ pub(crate) use elementwise::{
     add, add_into, bias_gelu, bias_gelu_gradient, column_sum_into, convert, dropout, gelu, gelu_gradient, linear,
     linear_input_gradient, linear_weight_gradient, scale_by, tanh, tanh_gradient,
 };
+pub(crate) use gates::{
+    gate, hard_concrete, hard_concrete_gradient, multiply, sparsity_penalty, sparsity_penalty_gradient,
+};
 pub(crate) use graph::Recording;
 pub(crate) use heap::Block;
 pub(crate) use lora::{lora_linear, lora_linear_gradient, stacked_linear, stacked_linear_gradient, stacks};
@@ -47,7 +51,7 @@ pub(crate) use vocabulary::linear_cross_entropy;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::rng::Dropout;
+use crate::rng::{Draw, Dropout};
 use crate::tensor::Tensor;
 use module::Kind;
 
@@ -118,6 +122,20 @@ impl Drop {
             scale: scale as f32,
             on: 1,
             live,
+        })
+    }
+
+    /// A draw without dropout, for kernels that make something else of its bits.
+    fn of_draw(op: &'static str, cuda: &Cuda, draw: &Draw) -> Result<Self> {
+        let (key, [purpose, step, site]) = draw.parts();
+        let (live, first) = cuda.live_draws(op, step, site)?;
+        Ok(Drop {
+            key,
+            purpose,
+            step,
+            site: site - first,
+            live,
+            ..Drop::default()
         })
     }
 }

@@ -22,6 +22,7 @@ pub trait KernelCache: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Elementwise,
+    Gates,
     Norm,
     Rows,
     Lora,
@@ -52,8 +53,9 @@ pub(crate) enum Kind {
 const COMMON: &str = include_str!("../../kernels/common.cuh");
 
 impl Source {
-    const ALL: [Source; 15] = [
+    const ALL: [Source; 16] = [
         Source::Elementwise,
+        Source::Gates,
         Source::Norm,
         Source::Rows,
         Source::Lora,
@@ -73,6 +75,7 @@ impl Source {
     fn text(self) -> &'static str {
         match self {
             Source::Elementwise => include_str!("../../kernels/elementwise.cu"),
+            Source::Gates => include_str!("../../kernels/gates.cu"),
             Source::Norm => include_str!("../../kernels/norm.cu"),
             Source::Rows => include_str!("../../kernels/rows.cu"),
             Source::Lora => include_str!("../../kernels/lora.cu"),
@@ -107,7 +110,7 @@ impl Source {
 
     fn kinds(self) -> &'static [Kind] {
         match self {
-            Source::Optim => &[Kind::F32],
+            Source::Optim | Source::Gates => &[Kind::F32],
             Source::LoraMma | Source::LoraDrop => &[Kind::Bf16],
             _ if self.head().is_some() => &[Kind::Bf16],
             _ => &[Kind::F32, Kind::Bf16],

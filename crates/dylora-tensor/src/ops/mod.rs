@@ -9,6 +9,7 @@ mod biased;
 mod decode;
 mod elementwise;
 mod embed;
+mod gates;
 mod linear;
 mod loss;
 mod low_rank;
@@ -23,6 +24,10 @@ pub use biased::{bias_gelu, bias_gelu_gradient, bias_layer_norm, defers_bias};
 pub use decode::{CacheAttention, TopClasses, attend_rows, top_log_softmax};
 pub use elementwise::{Gelu, add, add_into, dropout, gelu, gelu_gradient, scale_by, tanh, tanh_gradient, zero_many};
 pub use embed::{embed, embed_gradient, gather_rows, scatter_rows};
+pub use gates::{
+    HardConcrete, SparsityPenalty, gate, gate_gradient, hard_concrete, hard_concrete_gradient, sparsity_penalty,
+    sparsity_penalty_gradient, svd,
+};
 pub use linear::{column_sum_into, linear, linear_input_gradient, linear_weight_gradient};
 pub use loss::{CrossEntropy, cross_entropy, mse};
 pub use low_rank::{LowRank, LowRankGradients, lora_linear, lora_linear_gradient};

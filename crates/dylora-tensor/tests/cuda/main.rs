@@ -7,6 +7,7 @@
 
 mod attention;
 mod decode;
+mod gates;
 mod low_rank;
 mod pre_norm;
 mod support;
