@@ -6,6 +6,10 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dylora_nn::ScaleRule;
+use dylora_tasks::settings::{DataSource, TrainSettings};
+use serde_json::Value;
+
 type TestResult = Result<(), Box<dyn Error>>;
 
 fn root() -> PathBuf {
@@ -14,6 +18,64 @@ fn root() -> PathBuf {
 
 fn book() -> PathBuf {
     root().join("docs/src")
+}
+
+/// Cells of the tables in a chapter, row by row.
+fn cells(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let rows = text
+        .lines()
+        .filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    rows.map(|row| row.split('|').map(str::trim).collect())
+}
+
+/// Every setting has a row with the defaults that it has.
+#[test]
+fn settings_are_listed_with_their_defaults() -> TestResult {
+    let text = fs::read_to_string(book().join("settings.md"))?;
+    let place = Path::new("x");
+    let glue = TrainSettings::new("mrpc", place, DataSource::Glue { dir: "x".into() });
+    let texts = TrainSettings::text(place, place, place);
+    // What is not written where it has its default.
+    let (nothing, unsaid) = (Value::Null, [("scale", "alpha/b"), ("label_smoothing", "0")]);
+    let same = |cell: &str, value: &Value, unsaid: Option<&str>| match value {
+        Value::Null => unsaid.map_or(["none", "all", "the model's"].contains(&cell), |word| cell == word),
+        Value::Number(number) => cell.parse::<f64>().ok() == number.as_f64(),
+        Value::String(word) => cell == word,
+        Value::Array(words) => cell.split(',').eq(words.iter().filter_map(Value::as_str)),
+        _ => false,
+    };
+    let mut listed = BTreeSet::new();
+    for row in cells(&text) {
+        let names: Vec<String> = row[0]
+            .split(", ")
+            .filter_map(|name| Some(name.strip_prefix("`--")?.strip_suffix('`')?.replace('-', "_")))
+            .collect();
+        if let [name] = names.as_slice()
+            && !["precision", "adapter"].contains(&name.as_str())
+        {
+            for (settings, cell) in [(&glue, row[1]), (&texts, row[2])] {
+                let fields = serde_json::to_value(settings)?;
+                let unsaid = unsaid.iter().find(|(known, _)| known == name).map(|(_, word)| *word);
+                let value = fields.get(name).unwrap_or(&nothing);
+                assert!(
+                    same(cell, value, unsaid),
+                    "settings.md says {name} is {cell}, not {value}"
+                );
+            }
+        }
+        listed.extend(names);
+    }
+    let full = TrainSettings {
+        scale: ScaleRule::OverR,
+        eval_ranks: Some(vec![1]),
+        label_smoothing: 0.1,
+        ..glue
+    };
+    let fields = serde_json::to_value(&full)?;
+    let fields = fields.as_object().ok_or("settings are no object")?;
+    let missing: Vec<_> = fields.keys().filter(|name| !listed.contains(*name)).collect();
+    assert!(missing.is_empty(), "settings.md has no row for {missing:?}");
+    Ok(())
 }
 
 /// A Markdown file of the book.
