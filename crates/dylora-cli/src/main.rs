@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod collected;
 mod config_file;
 mod data;
 mod embedded;
@@ -22,6 +23,7 @@ mod progress;
 mod reproduce;
 mod score;
 mod shell;
+mod slurm;
 mod train;
 
 use std::process::ExitCode;

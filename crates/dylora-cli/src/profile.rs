@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use dylora_tasks::experiment::{FULL_LR, PAPER_SEEDS, PAPER_TEXT_SEEDS};
 use dylora_tasks::generation::GenerationTask;
-use dylora_tasks::nn::{EncoderConfig, Family, Gpt2Config, Method, Update};
+use dylora_tasks::nn::{EncoderConfig, Family, Gpt2Config, Update};
 use dylora_tasks::settings::{DataSource, Optimizer, TrainSettings};
 use dylora_tasks::study::{Recipe, Sheet, Study};
 use dylora_tasks::table::Caption;
@@ -444,6 +444,7 @@ fn list(seeds: &[u64]) -> String {
 mod tests {
     use std::fs;
 
+    use dylora_tasks::nn::Method;
     use dylora_tasks::tables;
 
     use super::*;

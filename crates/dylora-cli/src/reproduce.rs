@@ -7,10 +7,10 @@ use clap::builder::{PossibleValue, PossibleValuesParser};
 use dylora_tasks::checkpoint::steps_done;
 use dylora_tasks::dir_lock::DirLock;
 use dylora_tasks::estimate::Estimate;
-use dylora_tasks::experiment::{PlanOptions, Runs, Summary};
+use dylora_tasks::experiment::{Experiment, PlanOptions, Runs, Summary};
 use dylora_tasks::metric::text::meteor::Data;
 use dylora_tasks::nn::Method;
-use dylora_tasks::report::{Report, Section, Unrun};
+use dylora_tasks::report::Report;
 use dylora_tasks::run_dir::{RunDir, sweep, write_json, write_text};
 use dylora_tasks::study::{Recipe, Sheet, Study};
 use dylora_tasks::table::Table;
@@ -18,10 +18,12 @@ use dylora_tasks::tables::{self, Kind};
 use dylora_tasks::train::RunOptions;
 
 use crate::args::{DeviceArgs, Jobs, SettingsArgs, WritingArgs, meteor, word};
+use crate::collected::Collected;
 use crate::failure::{Failure, print, print_json};
 use crate::plan_progress::PlanProgress;
 use crate::profile::{Name, Profile};
 use crate::progress::duration;
+use crate::slurm::LauncherArgs;
 
 /// Every table that is part of this program.
 const ALL: &str = "all";
@@ -96,6 +98,8 @@ pub(crate) struct Args {
     settings: SettingsArgs,
     #[command(flatten)]
     writing: WritingArgs,
+    #[command(flatten)]
+    launcher: LauncherArgs,
 }
 
 fn names() -> PossibleValuesParser {
@@ -109,6 +113,7 @@ fn names() -> PossibleValuesParser {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.device.check()?;
+    let launch = args.launcher.check(args.dry_run)?;
     let profile = Profile::choose(args.profile, args.model.as_deref(), args.data.as_deref())?;
     let mut study = args.study(&profile)?;
     let meteor = match study.text {
@@ -116,7 +121,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => None,
     };
     // Settings that cannot be used are found before anything is written or downloaded.
-    let count = study.runs()?.experiments().len();
+    let only = &args.launcher.only;
+    let count = study.runs()?.only(only)?.experiments().len();
     let words = args.words();
     let kinds: Vec<Kind> = [(Kind::Glue, &study.glue), (Kind::Text, &study.text)]
         .into_iter()
@@ -127,9 +133,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         profile.about(&kinds, &words)
     );
     profile.provide(&mut study)?;
-    let runs = study.runs()?;
-    let missing = runs.unfinished()?.len();
+    let runs = study.runs()?.only(only)?;
+    let unfinished = runs.unfinished()?;
+    let missing = unfinished.len();
     anstream::eprintln!("{missing} of {count} runs to do, in {}", study.out.display());
+    if args.collect {
+        for experiment in &unfinished {
+            anstream::eprintln!("missing: {}: {}", experiment.name, state(experiment)?);
+        }
+    }
+    if launch {
+        // A file that cannot be read is better found here than by every element.
+        runs.check_data()?;
+        return args.launcher.launch(&unfinished, &study.out, &words, args.dry_run);
+    }
     if args.dry_run {
         return args.show(&runs);
     }
@@ -144,7 +161,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ));
     }
     anstream::eprint!("{}", elsewhere(&summary));
-    args.show_tables(&study, &profile, meteor.as_deref(), &summary)?;
+    if only.is_empty() {
+        args.show_tables(&study, &profile, meteor.as_deref(), &summary)?;
+    }
     match summary.failed.as_slice() {
         [] => Ok(()),
         failed => {
@@ -285,17 +304,7 @@ impl Args {
             let left = estimate.runs.iter().find(|run| run.name == experiment.name);
             let state = match left {
                 None => "done".to_owned(),
-                Some(left) => {
-                    let steps = match RunDir::open(&experiment.dir) {
-                        Ok(run) => steps_done(&run.checkpoint())?,
-                        Err(_) => 0,
-                    };
-                    let begun = match steps {
-                        0 => "to do".to_owned(),
-                        steps => format!("begun, step {steps}"),
-                    };
-                    format!("{begun}, about {}", duration(left.seconds()))
-                }
+                Some(left) => format!("{}, about {}", state(experiment)?, duration(left.seconds())),
             };
             lines.push(format!("{}: {state}", experiment.name));
         }
@@ -323,12 +332,9 @@ impl Args {
         for sheet in &study.sheets {
             collected.add(study, sheet, profile, meteor, summary)?;
         }
-        let named = collected.sections.len();
+        let named = collected.tables.len();
         collected.add_others(study, profile);
-        let made: Vec<Table> = collected.sections[..named]
-            .iter()
-            .map(|section| section.table.clone())
-            .collect();
+        let made: Vec<Table> = collected.tables[..named].to_vec();
         for table in &made {
             let place = study.out.join("tables");
             std::fs::create_dir_all(&place)
@@ -341,8 +347,8 @@ impl Args {
             self.write_alone(&study.out, table)?;
         }
         let report = self.report_dir(study);
-        if !collected.sections.is_empty() {
-            Report::new(collected.sections, collected.unrun).write(&report)?;
+        if !collected.tables.is_empty() {
+            Report::new(collected.tables, collected.unrun).write(&report)?;
         }
         // Whoever reads the output may take their time.
         drop(alone);
@@ -378,88 +384,19 @@ impl Args {
     }
 }
 
-/// Tables with their records, and the runs that have none.
-#[derive(Default)]
-struct Collected {
-    sections: Vec<Section>,
-    unrun: Vec<Unrun>,
-}
-
-impl Collected {
-    /// Adds a table, if any of its runs has a record.
-    fn add(
-        &mut self,
-        study: &Study,
-        sheet: &Sheet,
-        profile: &Profile,
-        meteor: Option<&Data>,
-        summary: &Summary,
-    ) -> Result<(), Failure> {
-        let recipe = match sheet.spec.kind {
-            Kind::Glue => &study.glue,
-            Kind::Text => &study.text,
-        };
-        let Some(recipe) = recipe else { return Ok(()) };
-        let found = study.found(sheet, meteor)?;
-        let mut caption = profile.caption(sheet, recipe);
-        let missing = || found.iter().filter(|(_, record)| record.is_none());
-        let names: Vec<&str> = missing().map(|(experiment, _)| experiment.name.as_str()).collect();
-        if !names.is_empty() {
-            caption
-                .notes
-                .push(format!("Runs without a record: {}.", names.join("; ")));
-        }
-        let table = study.table(sheet, &found)?.with_caption(caption);
-        for name in names {
-            let failure = summary.failed.iter().find(|(failed, _)| failed == name);
-            match self.unrun.iter_mut().find(|unrun| unrun.name == name) {
-                Some(known) => known.tables.push(table.table.clone()),
-                None => self.unrun.push(Unrun {
-                    name: name.to_owned(),
-                    why: failure.map_or_else(|| "It has no record yet.".to_owned(), |(_, error)| error.to_string()),
-                    failed: failure.is_some(),
-                    tables: vec![table.table.clone()],
-                }),
-            }
-        }
-        if !table.rows.is_empty() {
-            self.sections.push(Section {
-                records: found.into_iter().filter_map(|(_, record)| record).collect(),
-                table,
-            });
-        }
-        Ok(())
+/// How far a run is that has no record.
+fn state(experiment: &Experiment) -> Result<String, Failure> {
+    if let Some(by) = DirLock::holder(&experiment.dir)? {
+        return Ok(format!("{by} is at it"));
     }
-
-    /// Adds the tables that were not asked for and whose runs are there: earlier commands left them.
-    fn add_others(&mut self, study: &Study, profile: &Profile) {
-        for spec in tables::all().unwrap_or_default() {
-            if study.sheets.iter().any(|sheet| sheet.spec.number == spec.number) {
-                continue;
-            }
-            let unrun = |why: String| Unrun {
-                name: spec.to_string(),
-                why,
-                failed: false,
-                tables: Vec::new(),
-            };
-            let command = format!("cargo xtask reproduce {}", spec.name);
-            let mut other = Collected::default();
-            let sheet = profile.sheet(spec.clone());
-            match other.add(study, &sheet, profile, None, &Summary::default()) {
-                // Runs of other settings than this command's are another report's matter.
-                Err(Failure::Message(words)) => self.unrun.push(unrun(format!("{words}."))),
-                Err(_) => {}
-                Ok(()) if other.sections.is_empty() => {
-                    self.unrun.push(unrun(format!("It was not asked for: {command}.")));
-                }
-                Ok(()) => {
-                    self.sections.append(&mut other.sections);
-                    self.unrun.append(&mut other.unrun);
-                }
-            }
-        }
-    }
+    let steps = match RunDir::open(&experiment.dir) {
+        Ok(run) => steps_done(&run.checkpoint())?,
+        Err(_) => 0,
+    };
+    Ok(match steps {
+        0 => "to do".to_owned(),
+        steps => format!("begun, step {steps}"),
+    })
 }
 
 /// What other processes have done or are doing, a line each; empty if there is none.

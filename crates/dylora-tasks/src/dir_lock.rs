@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -28,10 +29,29 @@ impl DirLock {
     /// # Errors
     /// [`Error::Busy`] if another holds it; a directory or file that cannot be written.
     pub fn take(dir: &Path) -> Result<Self> {
-        Self::acquire(dir, |file| match file.try_lock() {
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
-            Ok(()) => Ok(true),
+        Self::acquire(dir, |file| match try_lock(file) {
+            // Who only looks, see `holder`, is gone in a moment.
+            Ok(false) => {
+                std::thread::sleep(Duration::from_millis(20));
+                try_lock(file)
+            }
+            locked => locked,
+        })
+    }
+
+    /// Who has the lock of a directory now, in words. Makes nothing.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be opened.
+    pub fn holder(dir: &Path) -> Result<Option<String>> {
+        let path = dir.join(NAME);
+        let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => return Ok(None),
+            opened => opened.map_err(Error::io("read", &path))?,
+        };
+        Ok(match try_lock(&file) {
+            Ok(false) => Some(signature(&mut file)),
+            _ => None,
         })
     }
 
@@ -64,7 +84,7 @@ impl DirLock {
                 Ok(false) => {
                     return Err(Error::Busy {
                         path: dir.to_owned(),
-                        by: holder(&mut file),
+                        by: signature(&mut file),
                     });
                 }
                 Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(DirLock { path, file: None }),
@@ -114,8 +134,17 @@ impl DirLock {
     }
 }
 
+/// Whether the lock is ours now.
+fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 /// Who signed the file; a process that is just about to is another process.
-fn holder(file: &mut File) -> String {
+fn signature(file: &mut File) -> String {
     let mut words = String::new();
     match file.read_to_string(&mut words) {
         Ok(_) if words.ends_with('\n') => words.trim().to_owned(),
@@ -159,7 +188,10 @@ mod tests {
         let message = DirLock::take(&dir).unwrap_err().to_string();
         let us = format!("process {}", std::process::id());
         assert!(message.contains("b: ") && message.contains(&us), "{message}");
+        assert!(DirLock::holder(&dir)?.is_some_and(|by| by.contains(&us)));
         drop(lock);
+        assert_eq!(DirLock::holder(&dir)?, None);
+        assert_eq!(DirLock::holder(&dir.join("nowhere"))?, None);
         assert!(DirLock::take(&dir).is_ok());
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use dylora_nn::{EncoderConfig, Gpt2Config};
 
 use crate::error::{Error, Result};
+use crate::nearest::hint;
 use crate::prepare::{DataKey, RunData};
 use crate::progress::{Event, Observer, Observers};
 use crate::record::Record;
@@ -97,6 +98,30 @@ impl Runs {
                 })
                 .collect(),
         }
+    }
+
+    /// Those with these names; all if none is named.
+    ///
+    /// # Errors
+    /// A name that no run has.
+    pub fn only(self, names: &[String]) -> Result<Self> {
+        if names.is_empty() {
+            return Ok(self);
+        }
+        for name in names {
+            if self.all.iter().all(|experiment| experiment.name != *name) {
+                let all = self.all.iter().map(|experiment| experiment.name.as_str());
+                return Err(Error::argument(
+                    "--only",
+                    format!("no run is called {name:?}{}", hint(name, all)),
+                ));
+            }
+        }
+        let named = self
+            .all
+            .into_iter()
+            .filter(|experiment| names.contains(&experiment.name));
+        Ok(Runs::new(named))
     }
 
     /// All of them.
