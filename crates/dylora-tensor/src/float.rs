@@ -3,6 +3,7 @@
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use crate::cpu::few::Lanes;
 use crate::cpu::math;
 use crate::dtype::Elem;
 
@@ -12,6 +13,7 @@ use crate::dtype::Elem;
 /// exact ones of the standard library and `libm`, because `f64` is the oracle.
 pub trait Float:
     Elem
+    + Lanes
     + PartialOrd
     + Debug
     + Display

@@ -1,4 +1,5 @@
-//! Matrix products: the `gemm` crate, one single-threaded call per core.
+//! Matrix products: the `gemm` crate, one single-threaded call per core, or [`few`] where one matrix is a weight and the
+//! other has few rows.
 //!
 //! How the result is cut into parts depends on the sizes alone, because the crate chooses the order of its sums by the
 //! shape of a part: so no bit depends on the number of threads. `ndarray`'s product is the plain oracle.
@@ -6,16 +7,17 @@
 
 use rayon::prelude::*;
 
+use super::few;
 use crate::float::Float;
 
 /// A matrix in memory: elements and the distance between rows and between columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+    pub(super) data: &'a [T],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
 }
 
 impl<'a, T: Float> Mat<'a, T> {
@@ -119,7 +121,7 @@ impl<T> Shared<T> {
 }
 
 /// Below this many multiplications a product is not worth a second thread.
-const PARALLEL_FROM: usize = 1 << 18;
+pub(super) const PARALLEL_FROM: usize = 1 << 18;
 /// Parts of a cut are a multiple of this, so that none but the last ends inside a register tile.
 const TILE: usize = 48;
 /// Columns of two parts together. Cutting columns is best where there are enough of them: each core then packs its own
@@ -160,6 +162,9 @@ pub(crate) fn product<T: Float>(c: &mut [T], accumulate: bool, a: Mat<T>, b: Mat
     assert!(b.rows == k && c.len() == m * n);
     if m == 0 || n == 0 {
         return;
+    }
+    if m <= few::ROWS && a.col_stride == 1 && b.row_stride == 1 {
+        return few::product(c, accumulate, a, b.t(), alpha);
     }
     let target = Shared::new(c);
     let block = |(r0, r1): (usize, usize), (c0, c1): (usize, usize)| {

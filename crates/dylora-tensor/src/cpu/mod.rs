@@ -7,6 +7,7 @@ pub(crate) mod attention;
 pub(crate) mod decode;
 pub(crate) mod elementwise;
 pub(crate) mod embed;
+pub(crate) mod few;
 pub(crate) mod gates;
 pub(crate) mod gemm;
 pub(crate) mod lora;
