@@ -151,6 +151,22 @@ fn every_beam_of_200_prompts_equals_transformers_and_so_do_other_settings() -> T
 }
 
 #[test]
+fn a_model_in_which_nothing_learns_writes_the_same_and_has_no_gradients() -> TestResult {
+    let fixture = fixture()?;
+    let config = Gpt2Config::from_file(&folder().join("config.json"))?;
+    let weights = Checkpoint::open(&folder())?;
+    let learns = model(DType::F64, None)?;
+    let frozen = Gpt2LanguageModel::for_inference(&Device::cpu(), DType::F64, &config, Some(&weights), 3)?;
+    assert!(frozen.parameters().is_empty() && frozen.frozen().count() == learns.parameters().len());
+    let case = case(&fixture, "early");
+    let write = |model| generate(model, 0, &case.prompts, &case.settings, &mut |_| ());
+    let (found, expected) = (write(&frozen)?, write(&learns)?);
+    hold("early", &found, &case);
+    assert_eq!(found, expected);
+    Ok(())
+}
+
+#[test]
 fn a_gpu_writes_what_transformers_writes() -> TestResult {
     if Device::count_cuda() == 0 {
         eprintln!("not run: no CUDA device");

@@ -151,8 +151,7 @@ pub(crate) fn run(args: &[String]) -> Done {
             return Ok(ExitCode::FAILURE);
         }
     }
-    let binary = options.dylora.clone();
-    let binary = binary.unwrap_or_else(|| run::root().join("target/release/dylora"));
+    let binary = options.dylora.clone().unwrap_or_else(run::release_binary);
     let has_peer = Command::new(&options.python)
         .args(["-c", "import torch, transformers"])
         .output()

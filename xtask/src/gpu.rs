@@ -91,10 +91,7 @@ fn milliseconds(command: &mut Command) -> Result<f64, String> {
 }
 
 fn ours(options: &Options, shape: Shape, precision: &str, method: &str) -> Result<f64, String> {
-    let binary = options
-        .dylora
-        .clone()
-        .unwrap_or_else(|| run::root().join("target/release/dylora"));
+    let binary = options.dylora.clone().unwrap_or_else(run::release_binary);
     let (batch, seq) = (shape.batch.to_string(), shape.seq.to_string());
     // A causal row has one token more than it reads.
     let budget = (shape.batch * (shape.seq + 1)).to_string();

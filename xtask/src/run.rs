@@ -26,6 +26,12 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     command
 }
 
+/// Where cargo puts the release build of the `dylora` command.
+pub(crate) fn release_binary() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("release/dylora")
+}
+
 /// Runs to the end and passes the exit status on.
 pub(crate) fn status(mut command: Command) -> Done {
     let status = command.status().map_err(|error| sentence(&command, &error))?;

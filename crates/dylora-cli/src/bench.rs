@@ -75,7 +75,7 @@ struct GenerateArgs {
     /// Prompts that are worked on at a time
     #[arg(long, value_name = "N", default_value_t = 16)]
     batch_size: usize,
-    /// Rank of adapters on query and value; 0 = none, but then every weight is kept as one that learns, in f32
+    /// Rank of adapters on query and value; 0 = none
     #[arg(long, value_name = "R", default_value_t = 4)]
     rank: usize,
     /// Passes over the prompts to time, after one that is not

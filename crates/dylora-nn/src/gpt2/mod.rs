@@ -108,15 +108,41 @@ impl Gpt2LanguageModel {
         source: Option<&Checkpoint>,
         seed: u64,
     ) -> Result<Self> {
-        config.validate()?;
         if let Some(adapter) = adapter {
             adapter.validate()?;
         }
+        Self::build(device, dtype, config, adapter, source, seed, adapter.is_none())
+    }
+
+    /// A model without adapters in which nothing learns: every weight has the type `dtype` and no place for a gradient.
+    /// Weights are those of [`Gpt2LanguageModel::new`].
+    ///
+    /// # Errors
+    /// As [`Gpt2LanguageModel::new`].
+    pub fn for_inference(
+        device: &Device,
+        dtype: DType,
+        config: &Gpt2Config,
+        source: Option<&Checkpoint>,
+        seed: u64,
+    ) -> Result<Self> {
+        Self::build(device, dtype, config, None, source, seed, false)
+    }
+
+    fn build(
+        device: &Device,
+        dtype: DType,
+        config: &Gpt2Config,
+        adapter: Option<&AdapterSettings>,
+        source: Option<&Checkpoint>,
+        seed: u64,
+        all: bool,
+    ) -> Result<Self> {
+        config.validate()?;
         let rank = adapter.map_or(0, |a| a.rank);
         let slice = SliceCell::new(RankSlice::full(rank));
         let naming = Naming { prefix: PREFIX, unused };
-        let (all, std) = (adapter.is_none(), config.initializer_range);
-        let weights = Source::new(device, dtype, source, naming, all, std, seed);
+        let weights = Source::new(device, dtype, source, naming, all, config.initializer_range, seed);
         let root = weights.root();
         let scope = root.at(PREFIX);
         let table = |name: &str, rows| scope.weight(name, &[rows, config.hidden_size], Init::Normal, true);

@@ -61,14 +61,11 @@ impl GenerateBench {
             return Err(Error::argument("--runs", "nothing to measure"));
         }
         let device = device::open(self.precision)?;
-        let model = Gpt2LanguageModel::new(
-            &device,
-            self.precision.dtype(),
-            &self.config,
-            self.adapter.as_ref(),
-            None,
-            self.seed,
-        )?;
+        let (dtype, config, seed) = (self.precision.dtype(), &self.config, self.seed);
+        let model = match &self.adapter {
+            Some(adapter) => Gpt2LanguageModel::new(&device, dtype, config, Some(adapter), None, seed)?,
+            None => Gpt2LanguageModel::for_inference(&device, dtype, config, None, seed)?,
+        };
         let rank = self.adapter.as_ref().map_or(0, |adapter| adapter.rank);
         let (mut seconds, mut tokens) = (Vec::with_capacity(self.runs), 0);
         for run in 0..=self.runs {

@@ -12,8 +12,16 @@ use rayon::prelude::*;
 use super::gemm::{Mat, PARALLEL_FROM, Shared};
 use crate::float::Float;
 
-/// The most rows of x for which reading W as it lies is faster than packing it.
-pub(super) const ROWS: usize = 256;
+/// The most rows of x for which reading W as it lies is faster than packing it, where rows of W are long.
+const ROWS: usize = 256;
+/// Columns of a part are a multiple of this, so that none but the last ends inside a register tile.
+const TILES: usize = 20;
+
+/// Whether this product is faster than the packed one for n rows, m outputs and d inputs (docs/decisions.md has what was
+/// measured): adding the lanes must be little beside filling them, and a few outputs leave the tile empty.
+pub(super) fn suits(n: usize, m: usize, d: usize) -> bool {
+    m >= TILES && n <= ROWS.min(d.saturating_sub(64) / 4)
+}
 
 /// The vectors of a float type.
 pub trait Lanes: Copy {
@@ -190,8 +198,6 @@ impl<T: Float> WithSimd for Part<'_, T> {
 
 /// Bytes of W of two parts together, which are what two cores take.
 const PAIR_OF_BYTES: usize = 1 << 20;
-/// Columns of a part are a multiple of this, so that none but the last ends inside a register tile.
-const TILES: usize = 20;
 
 /// y = (y if `accumulate`, else 0) + alpha x Wᵀ for y `[x.rows, w.rows]`, on all threads; rows of x and W lie along memory.
 pub(super) fn product<T: Float>(y: &mut [T], accumulate: bool, x: Mat<T>, w: Mat<T>, alpha: T) {

@@ -163,7 +163,7 @@ pub(crate) fn product<T: Float>(c: &mut [T], accumulate: bool, a: Mat<T>, b: Mat
     if m == 0 || n == 0 {
         return;
     }
-    if m <= few::ROWS && a.col_stride == 1 && b.row_stride == 1 {
+    if a.col_stride == 1 && b.row_stride == 1 && few::suits(m, n, k) {
         return few::product(c, accumulate, a, b.t(), alpha);
     }
     let target = Shared::new(c);
