@@ -62,7 +62,7 @@ enum Command {
     /// Look at data files, or get those of the paper
     Data(data::Args),
     /// Run the experiments behind a table of the paper and print it beside the paper's numbers
-    Reproduce(reproduce::Args),
+    Reproduce(Box<reproduce::Args>),
     /// Measure speed and memory
     Bench(bench::Args),
     /// A completion script for a shell, on stdout
