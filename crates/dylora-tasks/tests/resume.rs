@@ -142,6 +142,38 @@ fn every_method_stops_twice() -> TestResult {
 }
 
 #[test]
+fn a_point_of_the_trace_that_was_begun_is_ended_after_a_stop() -> TestResult {
+    let fixture = Fixture::new()?;
+    let settings = TrainSettings {
+        batch_size: 1,
+        epochs: 10,
+        eval_ranks: Some(vec![4]),
+        ..fixture.settings()
+    };
+    let Outcome::Finished(whole) = train(&settings, &fixture.run("whole"), RunOptions::default(), &mut ())? else {
+        return Err("interrupted".into());
+    };
+    // Of 220 steps every second one ends a point.
+    assert_eq!(whole.trace.step, (1..=110).map(|point| 2 * point).collect::<Vec<_>>());
+    let parts = fixture.run("parts");
+    train(
+        &settings,
+        &parts,
+        RunOptions::default(),
+        &mut Watcher::stopping_after(101),
+    )?;
+    let Outcome::Finished(record) = resume(&parts, None, RunOptions::default(), &mut ())? else {
+        return Err("interrupted".into());
+    };
+    assert_eq!(record.timing.resumed, 1);
+    assert_eq!(
+        serde_json::to_string(&record.trace)?,
+        serde_json::to_string(&whole.trace)?
+    );
+    Ok(())
+}
+
+#[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint_or_from_the_start() -> TestResult {
     let fixture = Fixture::new()?;
     let settings = fixture.settings();
