@@ -36,7 +36,16 @@ fn settings_are_listed_with_their_defaults() -> TestResult {
     let glue = TrainSettings::new("mrpc", place, DataSource::Glue { dir: "x".into() });
     let texts = TrainSettings::text(place, place, place);
     // What is not written where it has its default.
-    let (nothing, unsaid) = (Value::Null, [("scale", "alpha/b"), ("label_smoothing", "0")]);
+    let unsaid = [
+        ("scale", "alpha/b"),
+        ("label_smoothing", "0"),
+        ("target_sparsity", "0.55"),
+        ("sparsity_warmup", "0.4"),
+        ("gate_init", "0.05"),
+        ("gate_lr", "40 / steps"),
+        ("lambda_lr", "12 / steps"),
+    ];
+    let nothing = Value::Null;
     let same = |cell: &str, value: &Value, unsaid: Option<&str>| match value {
         Value::Null => unsaid.map_or(["none", "all", "the model's"].contains(&cell), |word| cell == word),
         Value::Number(number) => cell.parse::<f64>().ok() == number.as_f64(),
@@ -69,6 +78,11 @@ fn settings_are_listed_with_their_defaults() -> TestResult {
         scale: ScaleRule::OverR,
         eval_ranks: Some(vec![1]),
         label_smoothing: 0.1,
+        target_sparsity: 0.1,
+        sparsity_warmup: 0.1,
+        gate_init: 0.1,
+        gate_lr: Some(0.1),
+        lambda_lr: Some(0.1),
         ..glue
     };
     let fields = serde_json::to_value(&full)?;
