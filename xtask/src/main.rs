@@ -1,4 +1,4 @@
-//! Tasks of this repository: `cargo xtask test | tidy | reproduce | bench | book | package`.
+//! Tasks of this repository: `cargo xtask test | tidy | reproduce | bench | book | package | semver`.
 //!
 //! The binary uses the standard library only and depends on no crate of the workspace: it starts `cargo` and release
 //! binaries, so it compiles in seconds and nothing is ever trained in a debug build.
@@ -13,6 +13,7 @@ mod gpu;
 mod package;
 mod reproduce;
 mod run;
+mod semver;
 mod test;
 mod tidy;
 
@@ -29,7 +30,9 @@ usage: cargo xtask COMMAND
   bench generate    texts by beam search, and transformers' beside them where python3 has it
   bench kernels     the kernel benchmarks of dylora-tensor (further ARGS go to cargo bench)
   book [build]      the book in docs/, built and served by mdbook; with `build`, only built into target/book
-  package           the libraries as packages, and the oldest Rust (--verify also builds each from its package)";
+  package           the libraries as packages, and the oldest Rust (--verify also builds each from its package)
+  semver [REV]      the libraries' public interfaces beside those of a revision (default: the newest version's tag; needs
+                    cargo-semver-checks)";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&rest),
         Some("book") => book::run(&rest),
         Some("package") => package::run(&rest),
+        Some("semver") => semver::run(&rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

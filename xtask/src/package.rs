@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use crate::run::{self, Done};
 
 /// The libraries, each after those it depends on: the order in which they are published.
-const LIBRARIES: [&str; 4] = ["dylora-tensor", "dylora-autograd", "dylora-nn", "dylora-tasks"];
+pub(crate) const LIBRARIES: [&str; 4] = ["dylora-tensor", "dylora-autograd", "dylora-nn", "dylora-tasks"];
 
 /// What every package holds beside its sources.
 const NEEDED: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
