@@ -65,7 +65,18 @@ pub(crate) fn expand(mut args: Vec<OsString>, program: &Command) -> Result<Vec<O
                 Value::Boolean(false) => {}
                 _ => return Err(fail(format!("{key} is not true or false"))),
             }
-        } else {
+            continue;
+        }
+        // A flag that may be given several times is given for each value; any other takes a list at once.
+        let values = match value {
+            Value::Array(values)
+                if arg.get_value_delimiter().is_none() && matches!(arg.get_action(), ArgAction::Append) =>
+            {
+                values.as_slice()
+            }
+            value => std::slice::from_ref(value),
+        };
+        for value in values {
             let words = words(value).ok_or_else(|| fail(format!("{key} is not a value or a list of them")))?;
             found.push(OsString::from(format!("--{name}={words}")));
         }
@@ -123,6 +134,8 @@ mod tests {
                 .arg(arg("lr"))
                 .arg(arg("targets"))
                 .arg(arg("max-length"))
+                .arg(arg("file").action(ArgAction::Append))
+                .arg(arg("seeds").action(ArgAction::Append).value_delimiter(','))
                 .arg(arg("data").conflicts_with("train"))
                 .arg(arg("train"))
                 .arg(arg("regression").action(ArgAction::SetTrue)),
@@ -162,6 +175,10 @@ mod tests {
         ] {
             assert!(all.iter().any(|known| known == word), "{word} of {all:?}");
         }
+        assert_eq!(
+            expanded("file = [\"a,b\", \"c\"]\nseeds = [1, 2]\n", &[]).unwrap(),
+            ["--file=a,b", "--file=c", "--seeds=1,2"]
+        );
         assert_eq!(expanded("lr = 1\n", &["--lr", "2"]).unwrap(), ["--lr", "2"]);
         assert_eq!(expanded("lr = 1\n", &["--lr=2"]).unwrap(), ["--lr=2"]);
         assert_eq!(expanded("data = \"d\"\n", &["--train", "t"]).unwrap(), ["--train", "t"]);

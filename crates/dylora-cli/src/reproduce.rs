@@ -89,6 +89,9 @@ pub(crate) struct Args {
     /// else one. Results are the same
     #[arg(long, value_name = "N", default_value = "auto")]
     jobs: Jobs,
+    /// A TOML file with flags of this command; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print the table as JSON, several as a list
     #[arg(long)]
     json: bool,

@@ -316,6 +316,31 @@ fn flags_that_contradict_each_other_are_one_sentence() {
     );
 }
 
+#[test]
+fn flags_come_from_a_file_too_and_those_given_win() {
+    let world = World::new();
+    let file = world.path("study.toml");
+    let text = "tasks = [\"rte\"]\nmethods = [\"lora\", \"dylora\"]\nseeds = [10, 42, 4242]\nrank = 0\n";
+    fs::write(&file, text).unwrap();
+    let message = sentence(&world.reproduce(&["--config", "study.toml"]));
+    assert!(
+        message.contains("--rank") && message.contains("0 is not a rank"),
+        "{message}"
+    );
+    let output = world.reproduce(&["--config=study.toml", "--rank", "2", "--seeds", "10", "--collect"]);
+    assert!(
+        stderr(&output).starts_with("reproduce glue: 2 runs; "),
+        "{}",
+        stderr(&output)
+    );
+    fs::write(&file, "task = \"rte\"\n").unwrap();
+    let message = sentence(&world.reproduce(&["--config", "study.toml"]));
+    assert_eq!(
+        message,
+        "error: study.toml: unknown key \"task\"; did you mean \"tasks\"?"
+    );
+}
+
 /// Puts the embedded model and RTE's rows on the hub.
 fn fill(world: &World) {
     let model = world.path("made");
