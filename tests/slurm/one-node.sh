@@ -128,16 +128,19 @@ submit() { "$dylora" "${plan[@]}" --out shared --launcher slurm --slurm-option=-
 collect() { "$dylora" "${plan[@]}" --out shared --collect "$@"; }
 
 echo "== four runs: one is killed, one is asked to stop as before a time limit"
-submit | tee first.txt
+submit 2>/dev/null | tee first.txt
 first=$(job first.txt)
 killed=shared/rte/lora/seed-10
 stopped=shared/rte/lora/seed-42
 pid=$(at_work "$killed")
 kill -9 "$pid"
 at_work "$stopped" >/dev/null
-scancel --signal=USR1 --batch "${first}_1"
+# Slurm refuses as long as the element is on its way to the node.
+for _ in $(seq 20); do scancel --signal=USR1 --batch "${first}_1" 2>/dev/null && break || sleep 0.1; done
 echo "== what waits or runs is not submitted twice"
-submit 2>&1 >/dev/null | grep -E 'in the queue|is at it|nothing' || true
+submit --dry-run >script.txt 2>said.txt
+grep -E ': (in the queue, job|process [0-9]+ on .* is at it)' said.txt
+grep -q '^#SBATCH --array=0-0%16$' script.txt || fail "more than the killed run would be submitted"
 await "$first"
 cat shared/slurm/1/*_1.log
 grep -q "goes on when the job runs again" shared/slurm/1/*_1.log || fail "nothing was requeued"
@@ -146,7 +149,7 @@ collect 2>&1 >/dev/null | tee collected.txt | grep missing
 grep -q "missing: rte lora seed 10" collected.txt || fail "the killed run is not named"
 
 echo "== the killed run alone"
-submit | tee second.txt
+submit 2>/dev/null | tee second.txt
 grep -q ": 1 runs" second.txt || fail "not one run"
 await "$(job second.txt)"
 collect >shared.txt 2>collected.txt

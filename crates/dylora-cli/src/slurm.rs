@@ -90,7 +90,7 @@ impl LauncherArgs {
     pub(crate) fn launch(&self, runs: &[&Experiment], out: &Path, words: &str, dry_run: bool) -> Result<(), Failure> {
         let out = absolute(out)?;
         let place = out.join("slurm");
-        let queued = if dry_run { Vec::new() } else { queued(&place)? };
+        let queued = queued(&place)?;
         let mut names: Vec<&str> = Vec::new();
         for run in runs {
             if let Some(by) = DirLock::holder(&run.dir)? {
