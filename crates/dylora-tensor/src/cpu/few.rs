@@ -4,7 +4,8 @@
 //! across its rows; here W is read as it lies. A register tile is some rows of x times some rows of W, each of whose sums is
 //! one vector: lane l adds the products l, l + L, l + 2L, .. of a row, and the lanes are added at the end. This order does
 //! not depend on the tile, so no bit of a result depends on the number of threads or on what other rows are computed with it.
-#![allow(unsafe_code)]
+// Loops over places of arrays, see `Part::tile`.
+#![allow(unsafe_code, clippy::needless_range_loop)]
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
