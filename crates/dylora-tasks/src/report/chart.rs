@@ -198,6 +198,9 @@ impl Chart {
     }
 }
 
+/// Steps, each with a number.
+pub(super) type Curve = Vec<(f64, f64)>;
+
 /// Numbers against the step.
 #[derive(Debug)]
 pub(super) struct Curves {
@@ -206,7 +209,7 @@ pub(super) struct Curves {
     /// Name of the y axis.
     pub(super) label: String,
     /// Name, look and points (step, number) of each line.
-    pub(super) lines: Vec<(String, Look, Vec<(f64, f64)>)>,
+    pub(super) lines: Vec<(String, Look, Curve)>,
 }
 
 impl Curves {

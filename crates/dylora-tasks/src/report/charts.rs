@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dylora_nn::Method;
 
 use super::Part;
-use super::chart::{Chart, Curves, Histogram, Look, Point, Sample};
+use super::chart::{Chart, Curve, Curves, Histogram, Look, Point, Sample};
 use super::sheet::groups;
 use super::words::one_line;
 use crate::error::Result;
@@ -276,9 +276,6 @@ fn loss(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
         figures,
     }))
 }
-
-/// Step and loss.
-type Curve = Vec<(f64, f64)>;
 
 /// A run's trace, or the means of its epochs, each at its last step.
 fn curve(record: &Record) -> Curve {

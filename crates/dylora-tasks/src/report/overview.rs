@@ -164,10 +164,10 @@ pub(super) struct Lack<'a> {
 }
 
 impl Lack<'_> {
-    /// `failed: 2 runs`, `not run: 14 runs`.
+    /// `failed (2)`, `not run (14)`: what is missing may be a run or a whole table.
     pub(super) fn words(&self) -> String {
         let what = if self.failed { "failed" } else { "not run" };
-        format!("{what}: {}", counted(self.runs.len(), "run"))
+        format!("{what} ({})", self.runs.len())
     }
 }
 
