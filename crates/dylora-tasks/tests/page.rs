@@ -121,7 +121,7 @@ fn named<'a, 'i: 'a>(node: Node<'a, 'i>, name: &'static str) -> impl Iterator<It
 
 /// The charts of metrics against the rank.
 fn charts<'a, 'i: 'a>(node: Node<'a, 'i>) -> impl Iterator<Item = Node<'a, 'i>> {
-    named(node, "figure").filter(|figure| figure.attribute("class") == Some("rank"))
+    named(node, "figure").filter(|figure| figure.attribute("class") == Some("of-rank"))
 }
 
 /// All text below a node, blanks as one.

@@ -13,7 +13,8 @@ use dylora_tasks::record::{
 };
 use dylora_tasks::report::{Report, Unrun};
 use dylora_tasks::settings::{DataSource, TrainSettings};
-use dylora_tasks::table::{Caption, Table};
+use dylora_tasks::table::{Caption, Finding, Head, Layout, Line, Table};
+use dylora_tasks::tables::Measure;
 use roxmltree::{Document, Node, ParsingOptions};
 
 const METHODS: [Method; 3] = [Method::Lora, Method::DyLora, Method::Full];
@@ -107,6 +108,38 @@ fn caption(words: &str, same: bool) -> Caption {
 fn table(published: &[paper::Cell], words: &str, same: bool) -> Table {
     let tasks = TASKS.map(|name| glue::find(name).unwrap());
     Table::glue_beside(published, "given", &tasks, &METHODS, &records()).with_caption(caption(words, same))
+}
+
+/// LoRA trained at ranks 1 and 2, a line each, with marks and measures; lines by method.
+fn marked() -> Table {
+    let mut records = [
+        record("rte", Method::Lora, 10, &[0.51]),
+        record("rte", Method::Lora, 42, &[0.53]),
+        record("rte", Method::Lora, 10, &[0.61, 0.71]),
+        record("rte", Method::Lora, 42, &[0.63, 0.73]),
+    ];
+    for record in &mut records[..2] {
+        record.settings.rank = 1;
+    }
+    let lines = [("rank 1", 1), ("", 2)].map(|(variant, rank)| Line {
+        arms: vec![(variant.to_owned(), None)],
+        ..Line::plain(Method::Lora, RankName::At(rank))
+    });
+    let finding = |(index, record)| Finding {
+        variant: if index < 2 { "rank 1".to_owned() } else { String::new() },
+        ..Finding::of_recipe(record)
+    };
+    let findings: Vec<Finding<'_>> = records.iter().enumerate().map(finding).collect();
+    let head = Head {
+        number: "Table 1".to_owned(),
+        about: "LoRA at one rank after another".to_owned(),
+        profile: "given".to_owned(),
+        marked: true,
+        measures: vec![Measure::Parameters, Measure::Seconds],
+        ..Head::default()
+    };
+    let layout = Layout::glue(&[glue::find("rte").unwrap()]);
+    Table::of(layout, head, &lines, &findings).with_caption(caption("words", true))
 }
 
 fn unrun(name: &str, why: &str, failed: bool) -> Unrun {
@@ -444,6 +477,44 @@ fn costs_come_from_the_records() {
     for form in [report.to_html().unwrap(), report.to_markdown(), report.to_latex()] {
         assert!(form.contains("1,128") && form.contains("1 min 26 s"), "{form}");
     }
+}
+
+#[test]
+fn marks_and_measures_stand_in_every_form() {
+    let report = Report::new(vec![marked()], Vec::new());
+    let (page, markdown, latex) = (report.to_html().unwrap(), report.to_markdown(), report.to_latex());
+    assert_eq!(
+        page_lines(&page, "results"),
+        [
+            ["52.00 ± 1.41 ▼", "52.00", "1064", "86.0 ± 22.6"],
+            ["72.00 ± 1.41 ▲", "72.00", "1128", "86.0 ± 22.6"]
+        ]
+    );
+    assert!(
+        markdown.contains("| 1 | LoRA | 52.00 ± 1.41 ▼ | 52.00 | 1064 | 86.0 ± 22.6 |"),
+        "{markdown}"
+    );
+    assert!(
+        latex.contains("1 & LoRA & 52.00 $\\pm$ 1.41$\\blacktriangledown$ & 52.00 & 1064 &"),
+        "{latex}"
+    );
+    for form in [&page, &markdown, &latex] {
+        assert!(form.contains("Table 1: LoRA at one rank after another"), "{form}");
+    }
+    let values = values(&report);
+    let of = |rank: &str, metric: &str| values[&["LoRA", rank, "", metric].map(str::to_owned)].clone();
+    assert_eq!((&of("1", "parameters")[5], &of("2", "parameters")[5]), ("1064", "1128"));
+    assert_eq!((&of("1", "seconds")[5], &of("1", "seconds")[11]), ("86", "rank 1"));
+    // Each line is of runs of its own, so the chart has their own ranks only.
+    read(&page, |page| {
+        let title = named(page.root(), "figure")
+            .find_map(|figure| named(figure, "title").next())
+            .map(words);
+        assert_eq!(
+            title.as_deref(),
+            Some("RTE against rank: LoRA from 52.00 at rank 1 to 72.00 at rank 2")
+        );
+    });
 }
 
 fn hostile() -> Report {

@@ -221,7 +221,7 @@ fn against_rank(table: &Table, groups: &[Group<'_>]) -> Result<Charts> {
     Ok(Charts {
         heading: "Metric against rank",
         about: "The y axes do not begin at 0, and differ. A rank without a number leaves a gap.",
-        class: "rank",
+        class: "of-rank",
         legend,
         figures,
     })
@@ -271,7 +271,7 @@ fn loss(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
     Ok((!figures.is_empty()).then_some(Charts {
         heading: "Training loss",
         about: "Each point is the mean over the steps since the point before; of an epoch, where a record keeps no more.",
-        class: "loss",
+        class: "of-loss",
         legend,
         figures,
     }))
@@ -334,7 +334,7 @@ fn drawn(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
     Ok((!figures.is_empty()).then_some(Charts {
         heading: "Ranks drawn in training",
         about: "Which share of the steps trained each rank.",
-        class: "drawn",
+        class: "of-draws",
         legend: Vec::new(),
         figures,
     }))
