@@ -124,13 +124,15 @@ cd "$work"
 echo "== the same runs without Slurm"
 "$dylora" "${plan[@]}" --out local --jobs 1 >local.txt 2>/dev/null
 
-submit() { "$dylora" "${plan[@]}" --out shared --launcher slurm --slurm-option=--cpus-per-task=1 "$@"; }
+submit() { "$dylora" "${plan[@]}" --out shared --launcher slurm --slurm-option=--cpus-per-task=1 --slurm-option=--job-name=own "$@"; }
 collect() { "$dylora" "${plan[@]}" --out shared --collect "$@"; }
 
-echo "== four runs: one is killed, one is asked to stop as before a time limit"
+echo "== four runs: one is killed, one is asked to stop as before a time limit, one is cancelled"
 submit 2>/dev/null | tee first.txt
 first=$(job first.txt)
+[ "$(squeue --noheader --jobs="$first" --format=%j | uniq)" = own ] || fail "--slurm-option does not win"
 killed=shared/rte/lora/seed-10
+cancelled=shared/rte/dylora/seed-10
 stopped=shared/rte/lora/seed-42
 pid=$(at_work "$killed")
 kill -9 "$pid"
@@ -141,23 +143,28 @@ echo "== what waits or runs is not submitted twice"
 submit --dry-run >script.txt 2>said.txt
 grep -E ': (in the queue, job|process [0-9]+ on .* is at it)' said.txt
 grep -q '^#SBATCH --array=0-0%16$' script.txt || fail "more than the killed run would be submitted"
+at_work "$cancelled" >/dev/null
+scancel "${first}_2"
 await "$first"
+grep -q "stopping after this step" shared/slurm/1/*_2.log || fail "the cancelled run was not asked to stop"
+! grep -q "goes on when" shared/slurm/1/*_2.log || fail "the cancelled run was requeued"
 cat shared/slurm/1/*_1.log
 grep -q "goes on when the job runs again" shared/slurm/1/*_1.log || fail "nothing was requeued"
 [ -f "$stopped/record.json" ] || fail "the requeued run has no record"
 collect 2>&1 >/dev/null | tee collected.txt | grep missing
-grep -q "missing: rte lora seed 10" collected.txt || fail "the killed run is not named"
+grep -q "missing: rte lora seed 10: begun" collected.txt || fail "the killed run is not named"
+grep -q "missing: rte dylora seed 10: begun" collected.txt || fail "the cancelled run is not named"
 
-echo "== the killed run alone"
+echo "== the killed and the cancelled run alone"
 submit 2>/dev/null | tee second.txt
-grep -q ": 1 runs" second.txt || fail "not one run"
+grep -q ": 2 runs" second.txt || fail "not two runs"
 await "$(job second.txt)"
 collect >shared.txt 2>collected.txt
 ! grep missing collected.txt || fail "something is missing"
 cmp local.txt shared.txt || fail "the tables differ"
 cat shared.txt
-for seed in 10 42; do
-  grep -q '"resumed": 1' "shared/rte/lora/seed-$seed/record.json" || fail "seed $seed was not taken up again"
+for run in "$killed" "$stopped" "$cancelled"; do
+  grep -q '"resumed": 1' "$run/record.json" || fail "$run was not taken up again"
 done
 submit 2>&1 | grep "nothing to submit"
-echo "== the tables are equal, the killed and the stopped run were taken up where they were"
+echo "== the tables are equal, all three runs were taken up where they were"

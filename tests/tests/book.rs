@@ -376,6 +376,12 @@ fn error_messages_are_the_programs_own() -> TestResult {
     holds(resumed(&with(|s| s.lr = 0.5), "runs/own").unwrap_err().to_string());
     holds(resumed(&settings, "runs/nowhere").unwrap_err().to_string());
 
+    let busy = TaskError::Busy {
+        path: here("runs/own"),
+        by: "another process".into(),
+    };
+    holds(busy.to_string());
+
     // Ranks and settings.
     let trained = evaluate::TrainedModel::open(&here("runs/own"), None)?;
     for rank in [9, 0] {

@@ -226,6 +226,10 @@ impl Batch {
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@{NOTICE}
 {options}
+# The time limit is near: the run finishes its step, writes a checkpoint and waits for its next turn.
+trap 'limit=1; [ -z "$child" ] || kill -TERM $child' USR1
+# A cancelled or preempted job: the run has the signal as well, and the script waits for its checkpoint.
+trap : TERM
 set -e
 {setup}cd {here}
 run=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {list})
@@ -234,10 +238,6 @@ if [ -n "$SLURM_CPUS_PER_TASK" ]; then export RAYON_NUM_THREADS=$SLURM_CPUS_PER_
 
 {command} --only "$run" &
 child=$!
-# The time limit is near: the run finishes its step, writes a checkpoint and waits for its next turn.
-trap 'limit=1; kill -TERM $child' USR1
-# A cancelled or preempted job: the run has the signal as well, and the script waits for its checkpoint.
-trap : TERM
 while :; do
   wait $child
   status=$?
