@@ -163,13 +163,13 @@ impl Profile {
         let mut seeds = paper_seeds(spec.kind).to_vec();
         match self {
             Profile::Mini => {
-                if let Some(tasks) = spec.mini.tasks.take() {
+                if let Some(tasks) = spec.brief.tasks.take() {
                     spec.tasks = tasks;
                 }
                 if spec.kind == Kind::Glue {
                     seeds = MINI_SEEDS.to_vec();
                 }
-                seeds = spec.mini.seeds.take().unwrap_or(seeds);
+                seeds = spec.brief.seeds.take().unwrap_or(seeds);
             }
             // Fine-tuning a person's own model takes as long as all the rest; it is there if it is asked for.
             Profile::Given { .. } if spec.number == "Table 2" => spec.rows.retain(|row| !row.method.learns_base()),

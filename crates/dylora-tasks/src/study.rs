@@ -507,7 +507,7 @@ impl Plan {
             average: text.is_none(),
             mark: false,
             measures: Vec::new(),
-            mini: Default::default(),
+            brief: Default::default(),
             rows: rows.collect(),
         };
         Ok(Study {

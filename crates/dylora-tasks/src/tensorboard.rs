@@ -321,7 +321,7 @@ mod tests {
             loss: step as f64 / 2.0,
             grad_norm: 1.0,
             lr: 0.1,
-            rank: (step % 2 == 0).then_some(3),
+            rank: step.is_multiple_of(2).then_some(3),
         }
     }
 

@@ -215,7 +215,8 @@ fn outside_crate(wall: &Wall, path: &Path) -> Option<String> {
 const EMBEDDED: [&str; 2] = ["crates/dylora-tasks/src/mini/", "crates/dylora-tasks/src/lib.rs"];
 
 /// Files of dylora-tasks that carry a profile's name to where it is printed.
-const CARRIERS: [&str; 3] = [
+const CARRIERS: [&str; 4] = [
+    "crates/dylora-tasks/src/study.rs",
     "crates/dylora-tasks/src/experiment.rs",
     "crates/dylora-tasks/src/report/",
     "crates/dylora-tasks/src/table/",

@@ -1,3 +1,5 @@
+//! Tests of the settings: JSON, differences, bad values.
+
 use super::*;
 
 fn settings() -> TrainSettings {

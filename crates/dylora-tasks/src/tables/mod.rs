@@ -211,10 +211,10 @@ pub struct RowSpec {
     pub reference: bool,
 }
 
-/// What the profile `mini` has of a table, where that is not all.
+/// What is taken of a table where minutes count, if that is not all.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Mini {
+pub struct Brief {
     /// Its tasks.
     pub tasks: Option<Vec<String>>,
     /// Its seeds.
@@ -247,9 +247,9 @@ pub struct TableSpec {
     /// What stands beside the metrics.
     #[serde(default)]
     pub measures: Vec<Measure>,
-    /// What the profile `mini` has of it.
+    /// What is taken of it where minutes count.
     #[serde(default)]
-    pub mini: Mini,
+    pub brief: Brief,
     /// Its rows.
     pub rows: Vec<RowSpec>,
 }
@@ -333,14 +333,14 @@ impl TableSpec {
         if self.name.is_empty() || !self.name.chars().all(plain) {
             return wrong("name".into(), "letters, digits, - and _ make a name");
         }
-        let mini = self.mini.tasks.iter().flatten();
-        for task in self.tasks.iter().chain(mini) {
+        let brief = self.brief.tasks.iter().flatten();
+        for task in self.tasks.iter().chain(brief) {
             match self.kind {
                 Kind::Glue => glue::find(task).map(|_| ())?,
                 Kind::Text => GenerationTask::find(task).map(|_| ())?,
             }
         }
-        if self.tasks.is_empty() || self.mini.tasks.as_ref().is_some_and(Vec::is_empty) {
+        if self.tasks.is_empty() || self.brief.tasks.as_ref().is_some_and(Vec::is_empty) {
             return wrong("tasks".into(), "nothing is named");
         }
         if self.rows.is_empty() {
