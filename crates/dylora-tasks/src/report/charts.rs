@@ -248,7 +248,7 @@ fn loss(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
                 if curve.len() > 1 && !used.contains(&group.look) {
                     used.push(group.look);
                 }
-                lines.push((group.name.clone(), group.look, curve));
+                lines.push((group.name.clone(), group.look, fewer(&curve)));
             }
         }
         let chart = Curves {
@@ -270,7 +270,8 @@ fn loss(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
     }
     Ok((!figures.is_empty()).then_some(Charts {
         heading: "Training loss",
-        about: "Each point is the mean over the steps since the point before; of an epoch, where a record keeps no more.",
+        about: "Each point is the mean over the steps since the point before, at most 40 in all; of an epoch, where a record keeps no \
+                more.",
         class: "of-loss",
         legend,
         figures,
@@ -291,6 +292,19 @@ fn curve(record: &Record) -> Curve {
         .enumerate()
         .map(|(index, &loss)| (step(index), loss))
         .collect()
+}
+
+/// Most points of a drawn curve: batches are small, and the noise of 200 points hides where they go.
+const POINTS: usize = 40;
+
+/// The means of as many neighbours as it takes to have few points, each at its last step.
+fn fewer(curve: &Curve) -> Curve {
+    let together = curve.len().div_ceil(POINTS).max(1);
+    let mean = |part: &[(f64, f64)]| {
+        let (step, _) = *part.last()?;
+        Some((step, part.iter().map(|(_, loss)| loss).sum::<f64>() / part.len() as f64))
+    };
+    curve.chunks(together).filter_map(mean).collect()
 }
 
 /// One curve, the mean of all, where they have the same steps; else as many as there are.

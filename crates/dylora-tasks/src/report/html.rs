@@ -19,6 +19,9 @@ const STYLE: &str = include_str!("page.css");
 /// Written by hand because maud leaves void elements open, which XML does not allow.
 const META: &str = "<meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>";
 
+/// A longer note is folded.
+const LONG_NOTE: usize = 300;
+
 /// More runs that are missing for one reason are folded.
 const FOLDED: usize = 6;
 
@@ -219,10 +222,23 @@ fn facts(table: &Table, missing: usize) -> Markup {
                 div { dt { (name) } dd { (one_line(&words)) } }
             }
         }
-        @for note in table.notes() {
-            p.note { (one_line(note)) }
+        @for note in table.notes().map(|note| one_line(note)) {
+            @match beginning(&note) {
+                Some(words) => details.note { summary { (words) " …" } (note) },
+                None => p.note { (note) },
+            }
         }
     }
+}
+
+/// What stands for a note that is too long to be read in passing: its words up to a colon, or the first few.
+fn beginning(note: &str) -> Option<&str> {
+    if note.chars().count() <= LONG_NOTE {
+        return None;
+    }
+    let end = note.char_indices().nth(60).map_or(note.len(), |(at, _)| at);
+    let head = note.get(..end)?;
+    Some(head.split_once(": ").map_or(head, |(words, _)| words))
 }
 
 fn numbers(part: &Part<'_>) -> Markup {
