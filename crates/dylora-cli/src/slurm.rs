@@ -10,11 +10,13 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory as _;
 use dylora_tasks::dir_lock::DirLock;
 use dylora_tasks::experiment::Experiment;
 use dylora_tasks::run_dir::write_text;
 
 use crate::args::absolute;
+use crate::config_file;
 use crate::failure::{Failure, print};
 
 /// Seconds before the time limit at which a run is asked to stop: its step, and a checkpoint.
@@ -48,7 +50,13 @@ pub(crate) enum Launcher {
 }
 
 /// Flags of the launcher that have a value, and flags that an element must not have.
-const VALUED: [&str; 4] = ["--launcher", "--slurm-option", "--slurm-setup", "--slurm-limit"];
+const VALUED: [&str; 5] = [
+    "--launcher",
+    "--slurm-option",
+    "--slurm-setup",
+    "--slurm-limit",
+    "--config",
+];
 const BARE: [&str; 2] = ["--dry-run", "--json"];
 
 impl LauncherArgs {
@@ -157,7 +165,12 @@ impl LauncherArgs {
             setup: self.slurm_setup.clone(),
             here: text(&here)?,
             program: text(&program)?,
-            args: own_args(std::env::args_os().skip(1))?,
+            // What a file said is part of the command: the file may change, and may name the launcher.
+            args: own_args(
+                config_file::expand(std::env::args_os().collect(), &crate::Cli::command())?
+                    .into_iter()
+                    .skip(1),
+            )?,
         })
     }
 }
@@ -348,7 +361,7 @@ mod tests {
     #[test]
     fn an_element_has_the_flags_of_the_command_but_for_the_launchers() {
         let given = "reproduce glue --launcher slurm --slurm-option=--gres=gpu:1 --slurm-option --partition=a --rank 4 \
-                     --slurm-limit=3 --dry-run --json --tasks rte";
+                     --slurm-limit=3 --config a.toml --dry-run --json --tasks rte";
         let kept = own_args(given.split(' ').filter(|word| !word.is_empty()).map(OsString::from)).ok();
         assert_eq!(kept.unwrap().join(" "), "reproduce glue --rank 4 --tasks rte");
     }

@@ -235,6 +235,21 @@ fn what_cannot_be_launched_is_said_in_a_sentence() {
         "{script}"
     );
     assert!(!world.path("the runs/slurm").exists());
+    // An element has what a file said, but for the launcher.
+    fs::write(
+        world.path("flags.toml"),
+        "launcher = \"slurm\"\nslurm-limit = 3\nalpha = 7.0\n",
+    )
+    .unwrap();
+    let script = stdout(&world.reproduce(&["--config", "flags.toml", "--dry-run"]));
+    assert!(
+        script.contains("#SBATCH --array=0-1%3\n") && script.contains(" --alpha=7"),
+        "{script}"
+    );
+    assert!(
+        !script.contains("flags.toml") && !script.contains("--launcher"),
+        "{script}"
+    );
 
     world.program("sbatch", "echo 'sbatch: error: invalid partition' >&2; exit 1");
     let message = sentence(&world.reproduce(&SLURM));
