@@ -10,6 +10,7 @@ use dylora_tasks::estimate::Estimate;
 use dylora_tasks::experiment::{Experiment, PlanOptions, Runs, Summary};
 use dylora_tasks::metric::text::meteor::Data;
 use dylora_tasks::nn::Method;
+use dylora_tasks::paper::Published;
 use dylora_tasks::report::Report;
 use dylora_tasks::run_dir::{RunDir, sweep, write_json, write_text};
 use dylora_tasks::study::{Recipe, Sheet, Study};
@@ -72,6 +73,10 @@ pub(crate) struct Args {
     /// OUT/report]
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
+    /// A csv file with numbers of the paper, to stand beside these: columns table, row, rank, task, metric, published, as
+    /// tables/NAME.csv of a report has them [default: those that are part of this program]
+    #[arg(long, value_name = "FILE")]
+    published: Option<PathBuf>,
     /// Print the runs, what exists of them, and how long the rest will take; train nothing
     #[arg(long)]
     dry_run: bool,
@@ -268,6 +273,10 @@ impl Args {
             text,
             out: self.out.clone().unwrap_or_else(|| profile.default_out()),
             profile: profile.name().to_owned(),
+            published: match &self.published {
+                Some(file) => Published::read(file)?,
+                None => Published::embedded(),
+            },
             sheets,
         })
     }

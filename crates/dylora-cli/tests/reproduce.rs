@@ -182,6 +182,17 @@ fn a_bare_machine_gets_the_table() {
     assert!(stderr(&again).contains("0 of 3 runs to do"), "{}", stderr(&again));
     assert_eq!(fs::read(&record).unwrap(), written);
 
+    // Made up: no test may depend on a number of the paper that nobody has read.
+    let mut numbers = "table,row,rank,task,metric,published\ntable2,DyLoRA,1,rte,accuracy,12.5\n".to_owned();
+    fs::write(world.path("numbers.csv"), &numbers).unwrap();
+    let beside = with(&SMALL, &["--published", "numbers.csv"]);
+    let compared = stdout(&world.reproduce(&beside));
+    assert_eq!(compared.matches("[12.50]").count(), 1, "{compared}");
+    numbers.push_str("table2,DyLoRA,1,wnli,accuracy,12.5\n");
+    fs::write(world.path("numbers.csv"), &numbers).unwrap();
+    let message = sentence(&world.reproduce(&beside));
+    assert!(message.contains("numbers.csv, line 3: task: \"wnli\""), "{message}");
+
     // Runs keep what they were trained on.
     let dev = world.path(out).join("data/RTE/dev.tsv");
     let text = fs::read_to_string(&dev).unwrap();

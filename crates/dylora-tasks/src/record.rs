@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
@@ -40,6 +41,27 @@ impl RankName {
     }
 }
 
+/// The rank that is this word.
+fn of_word(word: &str) -> Option<RankName> {
+    let found = RANK_WORDS.iter().find(|(_, known)| *known == word);
+    found.map(|(rank, _)| *rank)
+}
+
+impl FromStr for RankName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|&rank| rank > 0).map(RankName::At);
+        number.or_else(|| of_word(text)).ok_or_else(|| {
+            let words: Vec<&str> = RANK_WORDS.iter().map(|(_, word)| *word).collect();
+            format!(
+                "rank: {text:?} is neither a number from 1 nor one of {}",
+                words.join(", ")
+            )
+        })
+    }
+}
+
 impl fmt::Display for RankName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -71,11 +93,7 @@ impl<'de> Deserialize<'de> for RankName {
         }
         match Raw::deserialize(deserializer)? {
             Raw::Number(rank) => Ok(RankName::At(rank)),
-            Raw::Word(word) => RANK_WORDS
-                .iter()
-                .find(|(_, known)| *known == word)
-                .map(|(rank, _)| *rank)
-                .ok_or_else(|| de::Error::custom(format!("{word:?} is not a rank"))),
+            Raw::Word(word) => of_word(&word).ok_or_else(|| de::Error::custom(format!("{word:?} is not a rank"))),
         }
     }
 }

@@ -80,7 +80,8 @@ impl RunDir {
         Ok(RunDir { path, lock })
     }
 
-    fn unlocked(path: &Path) -> Self {
+    /// A directory that may hold a run, to read it.
+    pub(crate) fn unlocked(path: &Path) -> Self {
         let (path, lock) = (path.to_owned(), None);
         RunDir { path, lock }
     }

@@ -15,6 +15,7 @@ use crate::experiment::{Experiment, PlanOptions, Runs, Summary};
 use crate::generation::GenerationTask;
 use crate::glue;
 use crate::metric::text::meteor::Data;
+use crate::paper::Published;
 use crate::progress::Observers;
 use crate::record::{RankName, Record};
 use crate::run_dir::RunDir;
@@ -54,6 +55,8 @@ pub struct Study {
     pub out: PathBuf,
     /// Name of the profile, for the tables.
     pub profile: String,
+    /// What the paper's numbers are.
+    pub published: Published,
 }
 
 /// One run of a row, for every task and seed.
@@ -242,7 +245,7 @@ impl Study {
             marked: spec.mark,
             measures: spec.measures.clone(),
         };
-        Ok(Table::of(layout, head, &recipe.lines(spec), &findings))
+        Ok(Table::of(&self.published, layout, head, &recipe.lines(spec), &findings))
     }
 }
 
@@ -519,6 +522,7 @@ impl Plan {
             text,
             out: self.out.clone(),
             profile: self.profile.clone(),
+            published: Published::embedded(),
         })
     }
 

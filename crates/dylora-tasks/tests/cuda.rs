@@ -2,6 +2,8 @@
 #![allow(clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use dylora_tasks::classifier::Classifier;
 use dylora_tasks::device::{self, DeviceChoice};
@@ -98,12 +100,60 @@ fn mean_off(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64
 }
 
+/// Which device models are made on is the process's choice, and one test counts its memory.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Bytes of the device's memory that are in use.
+fn in_use() -> Outcome<usize> {
+    match Device::cuda(0, None)? {
+        Device::Cuda(cuda) => Ok(cuda.memory()?.0),
+        Device::Cpu(_) => Err("no CUDA device was made".into()),
+    }
+}
+
+#[test]
+fn models_side_by_side_do_as_each_alone_and_give_their_memory_back() -> Outcome {
+    if Device::count_cuda() == 0 {
+        eprintln!("skipped: no CUDA device");
+        return Ok(());
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    const THREADS: usize = 4;
+    const EACH: usize = 3;
+    // A workspace of cuBLAS is 32 MiB, and every model has one.
+    const LEAST_OF_A_MODEL: usize = 32 << 20;
+    let settings = settings(Method::DyLora, Update::Slice, Objective::Individual);
+    let run = || train(DeviceChoice::Cuda(0), &settings, Precision::Bf16).map_err(|error| error.to_string());
+    let alone = run()?;
+    let before = in_use()?;
+    let outcomes: Vec<Result<_, String>> = thread::scope(|scope| {
+        let several = || (0..EACH).map(|_| run()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(several)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .flat_map(|all| all.unwrap_or_else(|_| vec![Err("a thread panicked".to_owned())]))
+            .collect()
+    });
+    assert_eq!(outcomes.len(), THREADS * EACH);
+    for outcome in outcomes {
+        assert!(outcome? == alone, "side by side it is other bits");
+    }
+    let more = in_use()?.saturating_sub(before);
+    eprintln!("{THREADS} x {EACH} models: {} MiB more in use afterwards", more >> 20);
+    assert!(
+        more < THREADS * EACH * LEAST_OF_A_MODEL / 2,
+        "{more} bytes were not given back"
+    );
+    Ok(())
+}
+
 #[test]
 fn fifty_steps_agree_with_the_cpu_and_repeat_bit_for_bit() -> Outcome {
     if Device::count_cuda() == 0 {
         eprintln!("skipped: no CUDA device");
         return Ok(());
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // All are tried before any fails the test.
     let mut wrong = Vec::new();
     for (method, update, objective, scale) in [

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use dylora_tasks::glue;
 use dylora_tasks::nn::Method;
-use dylora_tasks::paper::{self, Published};
+use dylora_tasks::paper::Published;
 use dylora_tasks::record::{
     CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing, Trace,
 };
@@ -106,7 +106,7 @@ fn caption(words: &str, same: bool) -> Caption {
     }
 }
 
-fn table(published: &[paper::Cell], words: &str, same: bool) -> Table {
+fn table(published: &Published, words: &str, same: bool) -> Table {
     let tasks = TASKS.map(|name| glue::find(name).unwrap());
     Table::glue_beside(published, "given", &tasks, &METHODS, &records()).with_caption(caption(words, same))
 }
@@ -140,7 +140,7 @@ fn marked() -> Table {
         ..Head::default()
     };
     let layout = Layout::glue(&[glue::find("rte").unwrap()]);
-    Table::of(layout, head, &lines, &findings).with_caption(caption("words", true))
+    Table::of(&Published::default(), layout, head, &lines, &findings).with_caption(caption("words", true))
 }
 
 fn unrun(name: &str, why: &str, failed: bool) -> Unrun {
@@ -153,28 +153,25 @@ fn unrun(name: &str, why: &str, failed: bool) -> Unrun {
 }
 
 fn report() -> Report {
-    Report::new(vec![table(&[], "words", false)], Vec::new())
+    Report::new(vec![table(&Published::default(), "words", false)], Vec::new())
 }
 
 /// Made up: no test may depend on a number of the paper that nobody has read.
-fn published() -> Vec<paper::Cell> {
-    let cell = |row, task, mean| paper::Cell {
-        method: "dylora",
-        variant: "",
-        row,
-        task,
-        value: Published { mean, std: None },
-    };
-    vec![
-        // Measured: 71.06 ± 1.46, 72.04 ± 2.79, 61.78 ± 0.94.
-        cell(paper::Row::Rank(1), "rte", 72.0),
-        cell(paper::Row::Rank(2), "rte", 60.0),
-        cell(paper::Row::Rank(1), "cola", 61.0),
-        paper::Cell {
-            method: "full",
-            ..cell(paper::Row::Full, "rte", 80.0)
-        },
-    ]
+fn published() -> Published {
+    // Measured: 71.06 ± 1.46, 72.04 ± 2.79, 61.78 ± 0.94.
+    let text = "table,row,rank,task,metric,published\n\
+                glue,DyLoRA,1,rte,accuracy,72\n\
+                glue,DyLoRA,1,cola,matthews,61\n\
+                glue,DyLoRA,2,rte,accuracy,60\n\
+                glue,Fine-tune,full,rte,accuracy,80\n";
+    Published::parse(text, Path::new("numbers.csv")).unwrap()
+}
+
+#[test]
+fn what_a_report_has_of_the_papers_numbers_is_read_again() {
+    let report = Report::new(vec![table(&published(), "words", true)], Vec::new());
+    let (_, text) = report.to_csv().unwrap().remove(0);
+    assert_eq!(Published::parse(&text, Path::new("glue.csv")).unwrap(), published());
 }
 
 fn read(page: &str, check: impl FnOnce(&Document<'_>)) {
@@ -362,7 +359,13 @@ fn a_difference_is_judged_by_the_deviation() {
 
 #[test]
 fn no_published_number_is_said_once_and_plainly() {
-    let both = Report::new(vec![table(&[], "words", false), table(&[], "words", false)], Vec::new());
+    let both = Report::new(
+        vec![
+            table(&Published::default(), "words", false),
+            table(&Published::default(), "words", false),
+        ],
+        Vec::new(),
+    );
     for form in [both.to_html().unwrap(), both.to_markdown(), both.to_latex()] {
         let told = form.matches("none of them is known to this program").count();
         assert_eq!(told, 1, "{form}");
@@ -373,7 +376,7 @@ fn no_published_number_is_said_once_and_plainly() {
 #[test]
 fn a_setting_that_is_not_the_papers_is_seen_beside_the_numbers() {
     for same in [false, true] {
-        let report = Report::new(vec![table(&[], "words", same)], Vec::new());
+        let report = Report::new(vec![table(&Published::default(), "words", same)], Vec::new());
         let page = report.to_html().unwrap();
         for form in [&page, &report.to_markdown(), &report.to_latex()] {
             assert_eq!(
@@ -398,7 +401,7 @@ fn a_missing_run_is_named_with_its_reason() {
         unrun("rte lora seed 4242", "not begun", false),
         unrun("cola lora seed 10", "the loss is not a number", true),
     ];
-    let report = Report::new(vec![table(&[], "words", true)], lacks);
+    let report = Report::new(vec![table(&Published::default(), "words", true)], lacks);
     for form in [report.to_html().unwrap(), report.to_markdown(), report.to_latex()] {
         for word in [
             "rte lora seed 4242",
@@ -521,7 +524,7 @@ fn marks_and_measures_stand_in_every_form() {
 #[test]
 fn a_long_note_is_folded_and_whole() {
     let long = format!("Runs without a record: {}.", ["rte lora seed 10"; 40].join("; "));
-    let mut table = table(&[], "words", true);
+    let mut table = table(&Published::default(), "words", true);
     table.remarks.push(long.clone());
     read(&Report::new(vec![table], Vec::new()).to_html().unwrap(), |page| {
         let note = named(page.root(), "details")
@@ -600,7 +603,13 @@ fn hostile_names_mean_themselves() {
 fn files_are_written_whole_and_again() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("report");
-    let two = Report::new(vec![table(&[], "words", true), table(&[], "words", true)], Vec::new());
+    let two = Report::new(
+        vec![
+            table(&Published::default(), "words", true),
+            table(&Published::default(), "words", true),
+        ],
+        Vec::new(),
+    );
     for _ in 0..2 {
         two.write(&out).unwrap();
         let names = |dir: &Path| {

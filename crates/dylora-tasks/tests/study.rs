@@ -5,6 +5,7 @@ use std::path::Path;
 
 use dylora_tasks::experiment::Experiment;
 use dylora_tasks::nn::Method;
+use dylora_tasks::paper::Published;
 use dylora_tasks::record::{
     CodeVersion, LossCurve, RECORD_FORMAT, RankName, RankScores, Record, Scores, Timing, Trace,
 };
@@ -40,6 +41,7 @@ fn study(specs: Vec<TableSpec>) -> Study {
         text: recipe(text),
         out: "out".into(),
         profile: "given".into(),
+        published: Published::embedded(),
     }
 }
 

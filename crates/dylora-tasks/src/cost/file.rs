@@ -47,9 +47,9 @@ impl Costs {
     /// What was measured of a run, on whatever device; `None` where nothing was, or the adapter is another one since.
     ///
     /// # Errors
-    /// If there is no finished run, or the file cannot be read.
+    /// If the file or the adapter cannot be read.
     pub fn read(run: &Path) -> Result<Option<Self>> {
-        let run = RunDir::open(run)?;
+        let run = RunDir::unlocked(run);
         if !run.costs().is_file() {
             return Ok(None);
         }

@@ -179,7 +179,10 @@ impl Part<'_> {
     /// ` [85.55] +0.48 ≈`: the paper's number, the difference and what it means; nothing where no number of the paper is known.
     fn beside(&self, place: &Place) -> String {
         if place.is_measure {
-            return String::new();
+            // Of seconds and bytes a difference says nothing.
+            return place
+                .paper
+                .map_or(String::new(), |_| self.table.beside(place.paper, place.decimals));
         }
         let mut words = self.table.beside(place.paper, place.decimals);
         if let Some(difference) = place.difference_words() {

@@ -130,9 +130,9 @@ impl Place {
         })
     }
 
-    /// How the number lies to the paper's; `None` where there are not both.
+    /// How the number lies to the paper's; `None` where there are not both, and for what is no metric.
     pub(super) fn verdict(&self) -> Option<Verdict> {
-        let difference = self.difference()?.abs();
+        let difference = self.difference().filter(|_| !self.is_measure)?.abs();
         Some(match self.std {
             None => Verdict::Unjudged,
             Some(std) if difference <= std => Verdict::Within,
@@ -350,7 +350,7 @@ impl Sheet {
 fn under(table: &Table, column: usize) -> Option<String> {
     let head = &table.layout().columns[column];
     let found = table.rows.iter().find_map(|row| row.tasks.get(column)?.1.as_ref())?;
-    (head.task == head.paper).then(|| one_line(&found.metric))
+    (!head.names_metric).then(|| one_line(&found.metric))
 }
 
 fn places(table: &Table, row: &Row) -> Vec<Place> {

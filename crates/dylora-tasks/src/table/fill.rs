@@ -6,7 +6,7 @@ use dylora_nn::Method;
 
 use super::{Cell, Column, Head, Layout, Mark, Row, Run, Table, Trail, runs, title};
 use crate::cost::RankCost;
-use crate::paper;
+use crate::paper::{AVERAGE, Published};
 use crate::record::{RankName, Record};
 use crate::tables::Measure;
 
@@ -65,16 +65,11 @@ impl<'a> Finding<'a> {
 }
 
 impl Table {
-    pub(super) fn filled(
-        paper: &[paper::Cell],
-        layout: Layout,
-        head: Head,
-        lines: &[Line],
-        findings: &[Finding<'_>],
-    ) -> Table {
+    /// Fills lines in beside published numbers of the table of the layout's name. Lines without any number are left out.
+    pub fn of(published: &Published, layout: Layout, head: Head, lines: &[Line], findings: &[Finding<'_>]) -> Table {
         let mut rows: Vec<Row> = Vec::new();
         for line in lines {
-            rows.extend(Filling::new(line, findings).row(paper, &layout, &head.measures));
+            rows.extend(Filling::new(line, findings).row(published, &layout, &head.measures));
         }
         ratios(&mut rows, lines);
         if head.marked {
@@ -99,7 +94,7 @@ impl Table {
             remarks,
             runs: findings.iter().map(Run::new).collect(),
             settings: runs::Settings::of(&records),
-            paper_is_known: !paper.is_empty(),
+            paper_is_known: published.is_known(&layout.name),
             by_rank: head.by_rank,
             layout,
         }
@@ -144,34 +139,25 @@ impl<'a> Filling<'a> {
     }
 
     /// The row; nothing without a number.
-    fn row(&self, paper: &[paper::Cell], layout: &Layout, measures: &[Measure]) -> Option<Row> {
+    fn row(&self, published: &Published, layout: &Layout, measures: &[Measure]) -> Option<Row> {
         let line = self.line;
         let variant = match line.arms.as_slice() {
             [(variant, _)] => variant.clone(),
             _ => String::new(),
         };
-        let published_at = |rank: RankName, column: &str| {
-            let row = match rank {
-                RankName::At(rank) => paper::Row::Rank(rank),
-                RankName::Best => paper::Row::Best,
-                RankName::Worst => paper::Row::Worst,
-                RankName::Mean => paper::Row::Mean,
-                RankName::Full => paper::Row::Full,
-            };
-            paper::look_up(paper, line.method.name(), &variant, row, column).map(|number| number.mean)
-        };
-        let published = |column: &str| published_at(line.rank, column);
+        let label = line.label.clone().unwrap_or_else(|| title(line.method).to_owned());
+        let papers = |rank: RankName, task: &str, metric: &str| published.at(&layout.name, &label, rank, task, metric);
         let trail = Trail {
             runs: self.places.clone(),
             ranks: layout
                 .columns
                 .iter()
-                .map(|column| self.at_every_rank(column, &published_at))
+                .map(|column| self.at_every_rank(column, &papers))
                 .collect(),
         };
         let cells = layout.columns.iter().map(|column| {
             let cell = self.cell(column).map(|cell| Cell {
-                paper: published(&column.paper),
+                paper: papers(line.rank, &column.task, &column.metric),
                 ..cell
             });
             (column.task.clone(), cell)
@@ -187,17 +173,23 @@ impl<'a> Filling<'a> {
         let seeds: BTreeSet<u64> = self.records().map(|record| record.settings.seed).collect();
         Some(Row {
             method: line.method,
-            label: line.label.clone().unwrap_or_else(|| title(line.method).to_owned()),
             rank: line.rank,
             seeds: seeds.into_iter().collect(),
-            paper_average: published(paper::AVERAGE),
+            paper_average: papers(line.rank, "", AVERAGE),
             average: means
                 .filter(|_| layout.has_average)
                 .map(|means| means.iter().sum::<f64>() / means.len().max(1) as f64),
             measures: measures
                 .iter()
-                .map(|&measure| (measure, self.measure(measure, layout)))
+                .map(|&measure| {
+                    let cell = self.measure(measure, layout).map(|cell| Cell {
+                        paper: papers(line.rank, "", measure.name()),
+                        ..cell
+                    });
+                    (measure, cell)
+                })
                 .collect(),
+            label,
             tasks,
             trail,
             variant,
@@ -206,13 +198,17 @@ impl<'a> Filling<'a> {
     }
 
     /// The column's number at every rank, beside the paper's.
-    fn at_every_rank(&self, column: &Column, published: &dyn Fn(RankName, &str) -> Option<f64>) -> Vec<(usize, Cell)> {
+    fn at_every_rank(
+        &self,
+        column: &Column,
+        papers: &dyn Fn(RankName, &str, &str) -> Option<f64>,
+    ) -> Vec<(usize, Cell)> {
         let candidates = self.candidates(column).into_iter();
         let at = |(rank, values): (RankName, Values)| match rank {
             RankName::At(number) => Some((
                 number,
                 Cell {
-                    paper: published(rank, &column.paper),
+                    paper: papers(rank, &column.task, &column.metric),
                     ..summed(column, &values, None)
                 },
             )),

@@ -15,8 +15,8 @@ pub struct Column {
     pub heading: String,
     /// Name of the metric in records.
     pub metric: String,
-    /// What the paper's cells call it: the task, in a table of many tasks, else the metric.
-    pub paper: String,
+    /// Whether the heading says the metric; else it says the task.
+    pub names_metric: bool,
     /// What the table prints is the recorded number times this.
     pub scale: f64,
     /// Digits after the point.
@@ -53,7 +53,7 @@ impl Layout {
                 task: task.name.to_owned(),
                 heading: task.folder.to_owned(),
                 metric: metric.to_owned(),
-                paper: task.name.to_owned(),
+                names_metric: false,
                 scale: 100.0,
                 decimals: 2,
                 is_error: false,
@@ -134,7 +134,7 @@ impl Layout {
                     } else {
                         heading
                     },
-                    paper: name.clone(),
+                    names_metric: true,
                     metric: name,
                     scale: metric.scale,
                     decimals: metric.decimals,

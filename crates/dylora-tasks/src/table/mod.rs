@@ -16,7 +16,7 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Serialize, Serializer};
 
 use crate::glue::GlueTask;
-use crate::paper::{self, PaperTable};
+use crate::paper::{self, PaperTable, Published};
 use crate::record::{RankName, Record, json_number};
 use crate::tables::Measure;
 
@@ -212,30 +212,30 @@ fn cells<S: Serializer>(cells: &[(String, Option<Cell>)], serializer: S) -> Resu
 }
 
 impl Table {
-    /// Lays out Table 2 beside the paper's numbers, [`paper::GLUE`]. Lines without any number are left out.
+    /// Lays out Table 2 beside the paper's numbers, [`Published::embedded`]. Lines without any number are left out.
     pub fn glue(profile: &str, tasks: &[&GlueTask], methods: &[Method], records: &[Record]) -> Table {
         Self::new(Layout::glue(tasks), profile, methods, records)
     }
 
-    /// As [`Table::glue`], beside the published numbers `paper`.
+    /// As [`Table::glue`], beside these published numbers.
     pub fn glue_beside(
-        paper: &[paper::Cell],
+        published: &Published,
         profile: &str,
         tasks: &[&GlueTask],
         methods: &[Method],
         records: &[Record],
     ) -> Table {
-        Self::beside_cells(paper, Layout::glue(tasks), profile, methods, records)
+        Self::lines_of_ranks(published, Layout::glue(tasks), profile, methods, records)
     }
 
     /// Fills a layout in beside the paper's numbers. Lines without any number are left out.
     pub fn new(layout: Layout, profile: &str, methods: &[Method], records: &[Record]) -> Table {
-        Self::beside_cells(layout.paper.cells, layout, profile, methods, records)
+        Self::lines_of_ranks(&Published::embedded(), layout, profile, methods, records)
     }
 
     /// For each rank a block of methods, then each method's best rank, then fine-tuning.
-    fn beside_cells(
-        paper: &[paper::Cell],
+    fn lines_of_ranks(
+        published: &Published,
         layout: Layout,
         profile: &str,
         methods: &[Method],
@@ -257,14 +257,7 @@ impl Table {
             by_rank: true,
             ..Head::default()
         };
-        Self::filled(paper, layout, head, &lines, &findings)
-    }
-
-    /// Fills lines in beside the paper's numbers. Those without any number are left out.
-    pub fn of(layout: Layout, head: Head, lines: &[Line], findings: &[Finding<'_>]) -> Table {
-        let tasks: Vec<&str> = layout.columns.iter().map(|column| column.task.as_str()).collect();
-        let cells = paper::table(&head.number, &tasks).map_or(&[][..], |table| table.cells);
-        Self::filled(cells, layout, head, lines, findings)
+        Self::of(published, layout, head, &lines, &findings)
     }
 
     /// Says which model and data the numbers are of, in every form of the table.

@@ -274,13 +274,18 @@ pub fn all() -> Result<Vec<TableSpec>> {
     EMBEDDED.iter().map(|(name, _)| find(name)).collect()
 }
 
+/// The name of the table that this is another name of, or of a part of; the name itself if it is no other name.
+pub fn own_name(name: &str) -> &str {
+    let alias = ALIASES.iter().find(|(alias, ..)| *alias == name);
+    alias.map_or(name, |(_, table, _)| table)
+}
+
 /// A table by its name.
 ///
 /// # Errors
 /// An unknown name; all names are listed.
 pub fn find(name: &str) -> Result<TableSpec> {
-    let alias = ALIASES.iter().find(|(alias, ..)| *alias == name);
-    let table = alias.map_or(name, |(_, table, _)| table);
+    let table = own_name(name);
     let Some((_, text)) = EMBEDDED.iter().find(|(known, _)| *known == table) else {
         let known: Vec<&str> = names().collect();
         let meant = nearest(name, known.iter().copied())
@@ -292,7 +297,7 @@ pub fn find(name: &str) -> Result<TableSpec> {
         ));
     };
     let mut spec = parse(text, Path::new(table))?;
-    if let Some((alias, _, task)) = alias {
+    if let Some((alias, _, task)) = ALIASES.iter().find(|(alias, ..)| *alias == name) {
         spec.name = (*alias).to_owned();
         if let Some(task) = task {
             spec.tasks = vec![(*task).to_owned()];

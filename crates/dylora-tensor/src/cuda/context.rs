@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use cudarc::cublas::{result as cublas, sys as cublas_sys};
 use cudarc::driver::{result as driver, sys};
 
+use super::gpu::{Gpu, while_nothing_records};
 use super::heap::{Block, Heaps, Which};
-use super::module::{Kernel, KernelCache, Modules};
+use super::module::{Kernel, KernelCache};
 use super::staging::{self, Arriving, Staging};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -41,15 +42,12 @@ pub struct Cuda {
 }
 
 pub(crate) struct Inner {
-    context: sys::CUcontext,
-    device: sys::CUdevice,
+    gpu: Arc<Gpu>,
     pub(crate) ordinal: usize,
     name: String,
-    multiprocessors: usize,
     pub(crate) stream: sys::CUstream,
     pub(crate) blas: Mutex<Blas>,
     workspace: sys::CUdeviceptr,
-    modules: Option<Modules>,
     pub(crate) heaps: Heaps,
     pub(crate) tf32: AtomicBool,
     pub(crate) steps: Steps,
@@ -121,48 +119,23 @@ impl Cuda {
         const OP: &str = "cuda";
         let fail = |e| driver_error(OP, e);
         let number = Self::probe(ordinal)?;
-        let device = driver::device::get(number).map_err(fail)?;
-        let name = driver::device::get_name(device).map_err(fail)?;
-        // SAFETY: the device exists.
-        let (context, capability, [shared, multiprocessors]) = unsafe {
-            let read = |attribute| driver::device::get_attribute(device, attribute).map_err(fail);
-            use sys::CUdevice_attribute_enum as A;
-            let capability = (
-                read(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-                read(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-            );
-            let sizes = [
-                read(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-                read(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            ];
-            (driver::primary_ctx::retain(device).map_err(fail)?, capability, sizes)
-        };
+        let gpu = Gpu::of(number, cache)?;
+        let name = driver::device::get_name(gpu.device).map_err(fail)?;
         let mut inner = Inner {
-            context,
-            device,
+            gpu,
             ordinal,
             name,
-            multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
             stream: std::ptr::null_mut(),
             blas: Mutex::new(Blas(std::ptr::null_mut())),
             workspace: 0,
-            modules: None,
             heaps: Heaps::default(),
             tf32: AtomicBool::new(false),
             steps: Steps::default(),
             staging: Staging::default(),
             recording: AtomicBool::new(false),
         };
-        if capability < (8, 0) {
-            return Err(Error::Cuda {
-                op: OP,
-                message: format!(
-                    "{} has compute capability {}.{}; 8.0 is the least",
-                    inner.name, capability.0, capability.1
-                ),
-            });
-        }
         inner.bind()?;
+        let alone = while_nothing_records();
         inner.stream = driver::stream::create(driver::stream::StreamKind::NonBlocking).map_err(fail)?;
         // SAFETY: the context is current; the handle and the workspace live as long as the device.
         unsafe {
@@ -174,8 +147,7 @@ impl Cuda {
                 .result()
                 .map_err(blas_error)?;
         }
-        let architecture = format!("sm_{}{}", capability.0, capability.1);
-        inner.modules = Some(Modules::load(&architecture, shared - DECLARED, cache)?);
+        drop(alone);
         Ok(Cuda { inner: Arc::new(inner) })
     }
 
@@ -224,13 +196,12 @@ impl Cuda {
 
     /// How many multiprocessors the device has.
     pub(crate) fn multiprocessors(&self) -> usize {
-        self.inner.multiprocessors
+        self.inner.gpu.multiprocessors
     }
 
     /// Bytes of shared memory that a launch may ask for.
     pub(crate) fn shared_limit(&self) -> usize {
-        let limit = self.inner.modules.as_ref().map_or(0, |modules| modules.shared);
-        usize::try_from(limit).unwrap_or(0)
+        usize::try_from(self.inner.gpu.modules.shared).unwrap_or(0)
     }
 
     /// Launches a kernel.
@@ -253,10 +224,7 @@ impl Cuda {
         }
         let side = |n: usize| u32::try_from(n).map_err(|_| Error::invalid(OP, format!("a grid of {n} blocks")));
         self.inner.bind()?;
-        let function = match &self.inner.modules {
-            Some(modules) => modules.function(kernel.0, kernel.1, kernel.2)?,
-            None => return Err(Error::invalid(OP, "no kernels are loaded")),
-        };
+        let function = self.inner.gpu.modules.function(kernel.0, kernel.1, kernel.2)?;
         let grid = (side(grid.0)?, side(grid.1)?, side(grid.2)?);
         // SAFETY: the caller's.
         unsafe { driver::launch_kernel(function, grid, (block, 1, 1), shared as u32, self.inner.stream, args) }
@@ -380,10 +348,10 @@ pub(crate) fn blas_error(error: cublas::CublasError) -> Error {
 impl Inner {
     /// Makes the context current in this thread.
     pub(crate) fn bind(&self) -> Result<()> {
-        if CURRENT.get() != self.context {
-            // SAFETY: the context is retained until this value is dropped.
-            unsafe { driver::ctx::set_current(self.context) }.map_err(|e| driver_error("context", e))?;
-            CURRENT.set(self.context);
+        if CURRENT.get() != self.gpu.context {
+            // SAFETY: the context stays until the process ends.
+            unsafe { driver::ctx::set_current(self.gpu.context) }.map_err(|e| driver_error("context", e))?;
+            CURRENT.set(self.gpu.context);
         }
         Ok(())
     }
@@ -402,17 +370,28 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The primary context goes with its memory and modules; errors here have nobody to hear them.
-        // SAFETY: nothing refers to the handle or the context any more.
+        // Errors here have nobody to hear them.
+        if self.bind().is_err() {
+            return;
+        }
+        let _alone = while_nothing_records();
+        let blas = self.blas.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        // SAFETY: nothing refers to stream, handle or memory any more, and what was handed over has ended.
         unsafe {
-            let _ = self.bind();
-            self.staging.clear();
-            let blas = self.blas.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if !blas.0.is_null() {
-                let _ = cublas::destroy_handle(blas.0);
+            if !self.stream.is_null() {
+                let _ = driver::stream::synchronize(self.stream);
             }
-            let _ = driver::primary_ctx::release(self.device);
-            CURRENT.set(std::ptr::null_mut());
+            self.staging.clear();
+            if !blas.is_null() {
+                let _ = cublas::destroy_handle(blas);
+            }
+            self.heaps.clear();
+            if self.workspace != 0 {
+                let _ = driver::free_sync(self.workspace);
+            }
+            if !self.stream.is_null() {
+                let _ = driver::stream::destroy(self.stream);
+            }
         }
     }
 }

@@ -4,12 +4,13 @@
 //! launched. Everything else that a graph reads or writes is either persistent, or from the step heap, whose blocks are
 //! not given back to the driver while a graph may use them (`Heaps::epoch` counts when that happens all the same).
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
 use cudarc::driver::{result as driver, sys};
 
 use super::Cuda;
 use super::context::{Inner, driver_error};
+use super::gpu::while_recording;
 use super::heap::{Block, Heaps, Which};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -162,17 +163,23 @@ impl Recording {
 struct Capture<'a> {
     cuda: &'a Cuda,
     open: bool,
+    _quiet: RwLockReadGuard<'static, ()>,
 }
 
 impl<'a> Capture<'a> {
     fn begin(cuda: &'a Cuda) -> Result<Self> {
         cuda.inner.bind()?;
+        let quiet = while_recording();
         // Relaxed: memory may be asked for meanwhile; what must not happen, host copies, `upload` refuses itself.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream lives as long as the device.
         unsafe { driver::stream::begin_capture(cuda.inner.stream, mode) }.map_err(|e| driver_error(OP, e))?;
         cuda.inner.recording(true);
-        Ok(Capture { cuda, open: true })
+        Ok(Capture {
+            cuda,
+            open: true,
+            _quiet: quiet,
+        })
     }
 
     fn end(mut self) -> Result<Captured> {

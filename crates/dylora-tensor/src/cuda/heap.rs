@@ -59,6 +59,19 @@ impl Heaps {
         .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives what is free back to the driver, which is all of it where no block lives any more. The context must be current and the stream
+    /// idle.
+    pub(crate) fn clear(&mut self) {
+        for heap in [&mut self.persistent, &mut self.step] {
+            let free = heap.get_mut().unwrap_or_else(PoisonError::into_inner);
+            for pointer in std::mem::take(&mut free.blocks).into_values().flatten() {
+                // SAFETY: the block is on the free list, so nothing owns it, and the stream is idle.
+                let _ = unsafe { driver::free_sync(pointer) };
+            }
+            free.bytes = 0;
+        }
+    }
+
     /// A number that changes when memory that a graph may use goes back to the driver.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)

@@ -11,6 +11,7 @@ mod decode;
 mod elementwise;
 mod gates;
 mod gemm;
+mod gpu;
 mod graph;
 mod heap;
 mod lora;

@@ -179,7 +179,7 @@ fn compile(source: Source, kind: Kind, architecture: &str) -> Result<Vec<u8>> {
     image
 }
 
-/// All modules of a context, and the functions looked up so far.
+/// All modules of a device, and the functions looked up so far.
 pub(crate) struct Modules {
     modules: HashMap<(Source, Kind), sys::CUmodule>,
     functions: RwLock<HashMap<(Source, Kind, &'static str), sys::CUfunction>>,
@@ -253,7 +253,7 @@ impl Modules {
         };
         let module = *self.modules.get(&(source, kind)).ok_or_else(missing)?;
         let symbol = CString::new(name).map_err(|_| missing())?;
-        // SAFETY: the module is never unloaded; the attribute only raises a limit that every supported device has.
+        // SAFETY: modules are never unloaded; the attribute only raises a limit that every supported device has.
         let function = unsafe {
             let function = driver::module::get_function(module, symbol).map_err(|e| driver_error(name, e))?;
             let most = match source {
