@@ -58,14 +58,15 @@ fn run(place: &Place, settings: &TrainSettings, name: &str) -> Loaded<(Record, V
 fn a_model_learns_to_write_at_every_rank() -> TestResult {
     let place = Place::new()?;
     let settings = TrainSettings {
-        epochs: 60,
+        // Enough for the words that all texts begin with, whatever a CPU rounds like.
+        epochs: 120,
         targets: Target::ALL.to_vec(),
         ..place.settings(Method::DyLora)
     };
     let (record, _) = run(&place, &settings, "run")?;
     assert!(record.loss.last < 0.6 * record.loss.first, "{:?}", record.loss);
     assert_eq!(record.ranks.len(), 4);
-    assert_eq!((record.steps, record.train_rows), (360, 24));
+    assert_eq!((record.steps, record.train_rows), (720, 24));
     // 2 blocks of a row of A and a column of B for each of 4 layers of 32 to 32, and of 2 between 32 and 64.
     assert_eq!(record.trainable, [1, 2, 3, 4].map(|rank| rank * 2 * (4 * 64 + 2 * 96)));
     let losses: Vec<f64> = record.ranks.iter().filter_map(|r| r.scores.get("loss")).collect();
