@@ -262,7 +262,7 @@ fn check(number: &Number) -> std::result::Result<(), String> {
         return Err(among("task", &number.task, &tasks));
     }
     let metrics = metrics(spec, &number.task);
-    if !metrics.iter().any(|metric| *metric == number.metric) {
+    if !metrics.contains(&number.metric) {
         let metrics: Vec<&str> = metrics.iter().map(String::as_str).collect();
         return Err(among("metric", &number.metric, &metrics));
     }
