@@ -1,5 +1,6 @@
 //! The command as a person or a script meets it: exit status, stdout, one sentence on stderr.
 
+mod output;
 #[path = "../../dylora-tasks/tests/runs/mod.rs"]
 mod runs;
 
@@ -7,16 +8,12 @@ use std::ffi::OsStr;
 use std::fs;
 use std::process::{Command, Output};
 
+use output::stdout;
 use runs::{Fixture, TestResult};
 use serde_json::Value;
 
 fn dylora<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dylora")).args(args).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Fails with this status; gives the last line of stderr.

@@ -1,11 +1,14 @@
 //! Several processes on one results directory: every run is trained once, and what a killed process leaves is finished.
 #![cfg(unix)]
 
+mod output;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use output::{stderr, stdout};
 use serde_json::Value;
 
 /// `dylora reproduce glue`: RTE with these methods, seeds 10 and 42.
@@ -38,15 +41,6 @@ fn start(dir: &Path, flags: &[&str]) -> Child {
 
 fn run(dir: &Path, flags: &[&str]) -> Output {
     start(dir, flags).wait_with_output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", stderr(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn json(path: &Path) -> Value {

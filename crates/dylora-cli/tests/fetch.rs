@@ -1,6 +1,7 @@
 //! `dylora data fetch` against a hub on the loopback interface, as a person meets it.
 
 mod hub;
+mod output;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use dylora_tasks::glue;
 use dylora_tasks::task::Split;
 use hub::parquet_file::{self, Column};
 use hub::{COMMIT, DATA, Fault, Hub, MODEL, Request, sha256};
+use output::sentence;
 use serde_json::Value;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -119,16 +121,6 @@ impl World {
 fn said(output: &Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// The one sentence of a command that failed.
-fn sentence(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(output.stdout.is_empty());
-    let last = stderr.trim_end().lines().last().unwrap_or_default().to_owned();
-    assert!(last.starts_with("error: "), "{stderr}");
-    last
 }
 
 fn assert_words(output: &Output, words: &[&str]) {

@@ -2,18 +2,20 @@
 
 #[path = "../../dylora-tasks/tests/official/mod.rs"]
 mod official;
+mod output;
 #[path = "../../dylora-tasks/tests/pairs/mod.rs"]
 mod pairs;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dylora_tasks::generation::GenerationTask;
 use dylora_tasks::metric::text::chain::Chain;
 use dylora_tasks::task::Split;
 use official::{Official, PROMPTS, TASKS};
+use output::stderr;
 use pairs::{Loaded, TestResult};
 use serde_json::Value;
 
@@ -27,10 +29,6 @@ fn command(home: &Path, args: &[&str]) -> Command {
         .current_dir(home)
         .stdin(Stdio::null());
     command
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Stdout of a command that succeeds.

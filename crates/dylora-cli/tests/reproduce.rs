@@ -1,6 +1,7 @@
 //! `dylora reproduce glue` as it is met on a machine that has nothing: no network, no home directory, no files.
 
 mod hub;
+mod output;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use dylora_tasks::mini;
 use hub::parquet_file::{self, Column};
 use hub::{COMMIT, DATA, Hub, MODEL};
+use output::{sentence, stderr, stdout};
 use serde_json::Value;
 
 /// The smallest plan with something of everything: adapters, fine-tuning, two metrics' worth of rows.
@@ -84,25 +86,6 @@ impl World {
 
 fn with<'a>(flags: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [flags, more].concat()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", stderr(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// The last line of a command that failed.
-fn sentence(output: &Output) -> String {
-    let stderr = stderr(output);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(output.stdout.is_empty());
-    let last = stderr.trim_end().lines().last().unwrap_or_default().to_owned();
-    assert!(last.starts_with("error: "), "{stderr}");
-    last
 }
 
 /// What a record says of the training, but not how long it took.

@@ -2,11 +2,15 @@
 //! asked by `tests/slurm/one-node.sh`.
 #![cfg(unix)]
 
+mod output;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use output::{sentence, stderr, stdout};
 
 /// A directory that everything runs in, with a folder of programs.
 struct World {
@@ -89,22 +93,6 @@ impl World {
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", stderr(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// The last line of a command that failed.
-fn sentence(output: &Output) -> String {
-    let said = stderr(output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    said.trim_end().lines().last().unwrap_or_default().to_owned()
 }
 
 fn wait_for(file: &Path) {

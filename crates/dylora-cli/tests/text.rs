@@ -1,21 +1,18 @@
 //! `dylora train --task text` and `dylora generate`, as a script meets them.
 
+mod output;
 #[path = "../../dylora-tasks/tests/pairs/mod.rs"]
 mod pairs;
 
 use std::fs;
 use std::process::{Command, Output};
 
+use output::stdout;
 use pairs::{Loaded, Place, TestResult};
 use serde_json::Value;
 
 fn dylora(args: &[&str]) -> Loaded<Output> {
     Ok(Command::new(env!("CARGO_BIN_EXE_dylora")).args(args).output()?)
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The last line of stderr of a command that fails.

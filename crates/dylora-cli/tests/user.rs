@@ -1,5 +1,6 @@
 //! What somebody does with their own data: look at it, train, choose a rank, take the result elsewhere.
 
+mod output;
 #[path = "hub/parquet_file.rs"]
 #[allow(dead_code)]
 mod parquet_file;
@@ -11,6 +12,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use output::{sentence, stderr, stdout};
 use parquet_file::Column;
 use runs::{Fixture, TestResult};
 use serde_json::Value;
@@ -32,20 +34,6 @@ fn command(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dylora"));
     command.args(words);
     command
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn sentence(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(output));
-    stderr(output).trim_end().lines().last().unwrap_or_default().to_owned()
 }
 
 fn text(path: &Path) -> String {

@@ -75,6 +75,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod classifier;
 pub mod cost;
+mod course;
 pub mod device;
 pub mod dir_lock;
 pub mod error;

@@ -78,16 +78,7 @@ impl Study {
         let mut all: Vec<Experiment> = Vec::new();
         for sheet in &self.sheets {
             for experiment in self.of_sheet(sheet)? {
-                match all.iter().find(|known| known.dir == experiment.dir) {
-                    None => all.push(experiment),
-                    Some(known) if known.settings == experiment.settings => {}
-                    Some(known) => {
-                        return Err(Error::file(
-                            &known.dir,
-                            "two runs of different settings would stand here",
-                        ));
-                    }
-                }
+                add(&mut all, experiment)?;
             }
         }
         Ok(Runs::new(all))

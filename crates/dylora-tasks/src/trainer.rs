@@ -1,18 +1,17 @@
 //! One optimizer step after another: draw a rank, run the micro-batches, clip, update.
 
-use dylora_nn::autograd::{Parameter, RankSlice, Tape};
-use dylora_nn::tensor::{Device, Later, PassRanks, PassValues, Purpose, StepCache, StepKey, Stream, Tensor};
-use dylora_nn::{AdamW, AdamWForm, AdamWSettings, Ctx, Gates, LinearWarmup, Method, Objective, RankSampler, ScaleRule};
+use dylora_nn::autograd::Tape;
+use dylora_nn::tensor::{Device, Later, StepCache, StepKey, Tensor};
+use dylora_nn::{AdamW, Ctx, Gates};
 
 use crate::classifier::Classifier;
+use crate::course::{Course, KIND_TRAIN, check_finite, once_a_step, optimizer};
 use crate::error::{Error, Result};
 use crate::pack::PackedBatch;
 use crate::pass::Rows;
-use crate::settings::{Optimizer, TrainSettings};
+use crate::settings::TrainSettings;
 
-/// Kinds of work that a device tells apart.
-pub(crate) const KIND_TRAIN: u8 = 0;
-pub(crate) const KIND_UPDATE: u8 = 1;
+/// A kind of work, as [`KIND_TRAIN`] is.
 const KIND_PENALTY: u8 = 9;
 
 /// What one step did.
@@ -35,23 +34,13 @@ pub struct Trainer {
     pub classifier: Classifier,
     /// The optimizer.
     pub optimizer: AdamW,
-    schedule: LinearWarmup,
-    clip: Option<f64>,
-    method: Method,
-    objective: Objective,
-    rank: usize,
-    sampler: Option<RankSampler>,
-    ranks: Stream,
-    dropout: Stream,
+    course: Course,
     cache: StepCache,
     /// Whether batches are filled up, so that few graphs serve all of them.
     filled: bool,
-    alpha: f64,
-    scale: ScaleRule,
     pruning: Option<Pruning>,
     loss: Tensor,
     losses: Tensor,
-    done: u64,
 }
 
 /// The schedule of the sparsity that the method `flop` asks for.
@@ -139,25 +128,11 @@ impl Trainer {
         Ok(Trainer {
             pruning,
             optimizer,
-            schedule: LinearWarmup {
-                peak: settings.lr,
-                warmup: settings.warmup(total),
-                total,
-            },
-            clip: (settings.clip > 0.0).then_some(settings.clip),
-            method: settings.method,
-            objective: settings.objective,
-            rank: classifier.model.rank(),
-            sampler: settings.method.is_dynamic().then(|| settings.sampler()).transpose()?,
-            ranks: Stream::new(settings.seed, Purpose::Rank),
-            dropout: Stream::new(settings.seed, Purpose::Dropout),
+            course: Course::new(settings, total, classifier.model.rank())?,
             filled: matches!(classifier.device(), Device::Cuda(_)),
             cache: StepCache::new(classifier.device()),
-            alpha: settings.alpha,
-            scale: settings.scale,
             loss: classifier.scalars(1)?,
             losses: classifier.scalars(PASSES)?,
-            done: 0,
             classifier,
         })
     }
@@ -169,12 +144,12 @@ impl Trainer {
 
     /// Optimizer steps done.
     pub fn done(&self) -> u64 {
-        self.done
+        self.course.done
     }
 
     /// Says that so many steps were done before; the moments and tensors are the caller's to restore.
     pub fn set_done(&mut self, done: u64) {
-        self.done = done;
+        self.course.done = done;
     }
 
     /// One optimizer step over the rows of `batches`, at the rank that seed and step give.
@@ -191,11 +166,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn submit(&mut self, batches: &[PackedBatch]) -> Result<Submitted> {
-        let index = step_index(self.done)?;
-        let rank = self
-            .sampler
-            .as_ref()
-            .map(|sampler| sampler.draw(&mut self.ranks.at(index)));
+        let rank = self.course.draw()?;
         self.submit_at(rank, batches)
     }
 
@@ -208,13 +179,12 @@ impl Trainer {
     }
 
     fn submit_at(&mut self, rank: Option<usize>, batches: &[PackedBatch]) -> Result<Submitted> {
-        let lr = self.schedule.lr(self.done);
         let rows: usize = batches.iter().map(PackedBatch::sequences).sum();
         if rows == 0 {
             return Err(Error::argument("batches", "a step without rows"));
         }
-        let (slices, reported) = slices(self.method, self.objective, self.sampler.as_ref(), self.rank, rank);
-        let mut draws = Some(self.dropout.draws(step_index(self.done)?));
+        let turn = self.course.turn(rank);
+        let mut draws = Some(self.course.draws()?);
         self.optimizer.zero_grad()?;
         let (mut loss, mut unread) = (0.0, 0);
         for batch in batches {
@@ -229,18 +199,10 @@ impl Trainer {
                 longest,
                 read: 0,
             };
-            for (slice, probability) in &slices {
+            for (slice, probability) in &turn.slices {
                 self.classifier.model.slice().set(slice.clone());
-                let mut values = PassValues {
-                    dropout: draws.take(),
-                    ranks: (!self.method.learns_base()).then(|| PassRanks {
-                        read: slice.read,
-                        write: slice.write.clone(),
-                        scale: self.scale.at(self.alpha, slice.read, self.rank),
-                    }),
-                    weight: probability / rows as f64,
-                };
-                let weight = values.weight;
+                let weight = probability / rows as f64;
+                let mut values = self.course.values(slice, draws.take(), weight);
                 let Trainer {
                     classifier,
                     cache,
@@ -275,48 +237,31 @@ impl Trainer {
         // meanwhile; there the update itself leaves the weights alone where the gradients are not numbers.
         if matches!(self.classifier.device(), Device::Cpu(_)) {
             loss = self.read_losses(loss, &mut unread)?;
-            check_finite("loss", loss, self.done + 1)?;
+            check_finite("loss", loss, self.course.done + 1)?;
         }
-        self.classifier.model.slice().set(whole(&slices));
-        let target = self.pruning.map(|pruning| pruning.target(self.done));
+        self.classifier.model.slice().set(turn.whole());
+        let target = self.pruning.map(|pruning| pruning.target(self.course.done));
         let Trainer {
             classifier,
             optimizer,
             cache,
-            clip,
+            course,
             ..
         } = self;
-        let key = |kind| StepKey {
-            kind,
-            tokens: 0,
-            sequences: 0,
-            longest: 0,
-            read: 0,
-        };
         if let (Some(gates), Some(target)) = (classifier.model.gates(), target) {
             // Once a step, whatever the passes are: the loss is their mean, the penalty has no rows.
-            cache.run(key(KIND_PENALTY), &mut || -> Result<()> {
+            cache.run(once_a_step(KIND_PENALTY), &mut || -> Result<()> {
                 let mut tape = Tape::new();
                 let penalty = gates.penalty(&mut tape, target)?;
                 Ok(tape.backward(&penalty)?)
             })?;
         }
-        cache.run(key(KIND_UPDATE), &mut || -> Result<()> {
-            Ok(optimizer.step(lr, *clip)?)
-        })?;
+        course.update(&turn, cache, optimizer)?;
         let losses = match unread {
             0 => Vec::new(),
             _ => vec![self.losses.rows(0..unread)?.to_host_later()?],
         };
-        self.done += 1;
-        Ok(Submitted {
-            loss,
-            losses,
-            grad_norm: self.optimizer.grad_norm_later()?,
-            lr,
-            rank: reported,
-            step: self.done,
-        })
+        self.course.end(&turn, &self.optimizer, loss, losses)
     }
 
     /// `loss` and the losses of the passes since the last reading.
@@ -325,83 +270,6 @@ impl Trainer {
         *unread = 0;
         Ok(values.iter().fold(loss, |sum, value| sum + value))
     }
-}
-
-/// The optimizer that settings ask for.
-pub(crate) fn optimizer(parameters: &[Parameter], settings: &TrainSettings) -> Result<AdamW> {
-    Ok(AdamW::new(
-        parameters,
-        AdamWSettings {
-            beta1: settings.beta1,
-            beta2: settings.beta2,
-            eps: settings.epsilon,
-            weight_decay: settings.weight_decay,
-            form: match settings.optimizer {
-                Optimizer::Torch => AdamWForm::Torch,
-                Optimizer::HuggingFace4 => AdamWForm::HuggingFace4,
-            },
-            update: settings.update,
-        },
-    )?)
-}
-
-/// What is run in a step of adapters of rank `largest`: slices with their weights in the loss, and the rank to report.
-pub(crate) fn slices(
-    method: Method,
-    objective: Objective,
-    sampler: Option<&RankSampler>,
-    largest: usize,
-    rank: Option<usize>,
-) -> (Vec<(RankSlice, f64)>, Option<usize>) {
-    match (sampler, objective) {
-        (Some(sampler), Objective::Summation) => {
-            let slice = |rank| (method.slice(rank, largest), sampler.probability(rank));
-            (
-                sampler
-                    .ranks()
-                    .map(slice)
-                    .filter(|(_, probability)| *probability > 0.0)
-                    .collect(),
-                None,
-            )
-        }
-        _ => {
-            let rank = rank.unwrap_or(largest);
-            (
-                vec![(method.slice(rank, largest), 1.0)],
-                (!method.learns_base()).then_some(rank),
-            )
-        }
-    }
-}
-
-/// Refuses to go on after `step` (from 1) with something that is not a number.
-pub(crate) fn check_finite(what: &'static str, value: f64, step: u64) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    Err(Error::Diverged {
-        what,
-        value,
-        step,
-        epoch: None,
-    })
-}
-
-/// The ranks that any of the slices changes.
-pub(crate) fn whole(slices: &[(RankSlice, f64)]) -> RankSlice {
-    let read = slices.iter().map(|(slice, _)| slice.read).max().unwrap_or(0);
-    let first = slices.iter().map(|(slice, _)| slice.write.start).min().unwrap_or(0);
-    let last = slices.iter().map(|(slice, _)| slice.write.end).max().unwrap_or(0);
-    RankSlice {
-        read,
-        write: first..last,
-    }
-}
-
-/// A step's place in the random streams.
-pub(crate) fn step_index(step: u64) -> Result<u32> {
-    u32::try_from(step).map_err(|_| Error::argument("--epochs", "more than 2^32 steps"))
 }
 
 #[cfg(test)]
@@ -418,12 +286,5 @@ mod tests {
         assert_eq!(asked, [0.0, 0.7 * 0.25, 0.7, 0.7]);
         let at_once = Pruning { target: 0.7, warmup: 0 };
         assert_eq!((at_once.target(0), at_once.target(1)), (0.0, 0.7));
-    }
-
-    #[test]
-    fn the_update_of_a_sum_covers_every_slice() {
-        let slices: Vec<_> = (2..=4).map(|b| (RankSlice::only(b), 0.3)).collect();
-        assert_eq!(whole(&slices), RankSlice { read: 4, write: 1..4 });
-        assert_eq!(whole(&[(RankSlice::prefix(3), 1.0)]), RankSlice::prefix(3));
     }
 }

@@ -464,7 +464,7 @@ fn charts_show_ranks_and_losses() {
             titles[0]
         );
         assert!(
-            titles[3].starts_with("Training loss of rte: LoRA from 0.700 to 0.400 at step 2340"),
+            titles[3].starts_with("Training loss of RTE: LoRA from 0.700 to 0.400 at step 2340"),
             "{}",
             titles[3]
         );

@@ -10,11 +10,11 @@ use dylora_nn::{
 use super::PretrainSettings;
 use super::mask::{Hidden, Masking};
 use crate::classifier::inputs;
+use crate::course::check_finite;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::pack::PackedBatch;
 use crate::settings::Precision;
-use crate::trainer::check_finite;
 
 /// Logits of a causal model that are looked at together: 64 MiB in f32.
 const LOGITS: usize = 1 << 24;

@@ -9,6 +9,8 @@ use super::chart::{Chart, Curve, Curves, Histogram, Look, Point, Sample};
 use super::sheet::groups;
 use super::words::one_line;
 use crate::error::Result;
+use crate::generation::GenerationTask;
+use crate::glue;
 use crate::record::{RankName, Record};
 use crate::table::{Row, Run, Table};
 
@@ -227,6 +229,15 @@ fn against_rank(table: &Table, groups: &[Group<'_>]) -> Result<Charts> {
     })
 }
 
+/// A task as the headings of its columns call it.
+fn task_words(name: &str) -> String {
+    match (glue::find(name), GenerationTask::find(name)) {
+        (Ok(task), _) => task.folder.to_owned(),
+        (_, Ok(task)) => task.title().to_owned(),
+        _ => one_line(name),
+    }
+}
+
 /// The training loss of each task; `None` where no record has two numbers of it.
 fn loss(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
     let mut tasks: Vec<&str> = Vec::new();
@@ -252,13 +263,13 @@ fn loss(table: &Table, groups: &[Group<'_>]) -> Result<Option<Charts>> {
             }
         }
         let chart = Curves {
-            title: format!("Training loss of {}", one_line(task)),
+            title: format!("Training loss of {}", task_words(task)),
             label: "training loss".to_owned(),
             lines,
         };
         if let Some(svg) = chart.svg()? {
             figures.push(Figure {
-                name: one_line(task),
+                name: task_words(task),
                 what: "training loss, mean over the seeds",
                 svg: Some(svg),
             });

@@ -4,9 +4,9 @@ use dylora_nn::tensor::{PassInput, Segments, StepKey, Tensor};
 use dylora_nn::{CausalInputs, Gpt2Config, Selected};
 
 use super::data::EncodedPair;
+use crate::course::KIND_TRAIN;
 use crate::error::{Error, Result};
 use crate::pass::{FILLED, offsets};
-use crate::trainer::KIND_TRAIN;
 
 /// The integers of a part, as long as the part's key says.
 pub(super) struct Texts {

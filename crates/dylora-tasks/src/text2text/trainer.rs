@@ -1,18 +1,16 @@
 //! One step of text-to-text training after another.
 
 use dylora_nn::autograd::Tape;
-use dylora_nn::tensor::{DType, Device, Later, PassRanks, PassValues, Purpose, StepCache, StepKey, Stream, Tensor};
-use dylora_nn::{
-    AdamW, CausalInputs, Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel, LinearWarmup, Method, Objective, RankSampler,
-    ScaleRule,
-};
+use dylora_nn::tensor::{DType, Device, Later, StepCache, Tensor};
+use dylora_nn::{AdamW, CausalInputs, Checkpoint, Ctx, Gpt2Config, Gpt2LanguageModel};
 
 use super::data::EncodedPair;
 use super::pass::Texts;
+use crate::course::{Course, check_finite, optimizer};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::settings::{Precision, TrainSettings};
-use crate::trainer::{KIND_UPDATE, StepReport, Submitted, check_finite, optimizer, slices, step_index, whole};
+use crate::trainer::{StepReport, Submitted};
 
 /// A language model in training. Its whole state is the trained tensors, the moments and the number of steps done.
 pub struct TextTrainer {
@@ -21,22 +19,13 @@ pub struct TextTrainer {
     /// The optimizer.
     pub optimizer: AdamW,
     device: Device,
-    schedule: LinearWarmup,
-    clip: Option<f64>,
-    method: Method,
-    objective: Objective,
-    sampler: Option<RankSampler>,
-    ranks: Stream,
-    dropout: Stream,
+    course: Course,
     smoothing: f64,
     budget: usize,
     cache: StepCache,
     /// Whether parts are filled up, so that few graphs serve all of them.
     filled: bool,
-    alpha: f64,
-    scale: ScaleRule,
     loss: Tensor,
-    done: u64,
 }
 
 /// The model that settings ask for, on the device that was chosen; random where there is no checkpoint.
@@ -88,26 +77,13 @@ impl TextTrainer {
         Ok(TextTrainer {
             cache: StepCache::new(&device),
             filled: matches!(device, Device::Cuda(_)) && Texts::fills(config),
-            alpha: settings.alpha,
-            scale: settings.scale,
+            course: Course::new(settings, total, model.rank())?,
             loss: Tensor::zeros(&device, wide, &[1])?,
             optimizer: optimizer(&model.parameters(), settings)?,
             model,
             device,
-            schedule: LinearWarmup {
-                peak: settings.lr,
-                warmup: settings.warmup(total),
-                total,
-            },
-            clip: (settings.clip > 0.0).then_some(settings.clip),
-            method: settings.method,
-            objective: settings.objective,
-            sampler: settings.method.is_dynamic().then(|| settings.sampler()).transpose()?,
-            ranks: Stream::new(settings.seed, Purpose::Rank),
-            dropout: Stream::new(settings.seed, Purpose::Dropout),
             smoothing: settings.label_smoothing,
             budget: settings.token_budget,
-            done: 0,
         })
     }
 
@@ -123,7 +99,7 @@ impl TextTrainer {
 
     /// Says that so many steps were done before; the moments and tensors are the caller's to restore.
     pub fn set_done(&mut self, done: u64) {
-        self.done = done;
+        self.course.done = done;
     }
 
     /// One optimizer step over texts, at the rank that seed and step give. The loss is the mean over all predicted tokens.
@@ -139,32 +115,18 @@ impl TextTrainer {
     /// # Errors
     /// As [`TextTrainer::step`].
     pub fn submit(&mut self, texts: &[&EncodedPair]) -> Result<Submitted> {
-        let index = step_index(self.done)?;
-        let lr = self.schedule.lr(self.done);
-        let rank = self
-            .sampler
-            .as_ref()
-            .map(|sampler| sampler.draw(&mut self.ranks.at(index)));
-        let largest = self.model.rank();
-        let (slices, reported) = slices(self.method, self.objective, self.sampler.as_ref(), largest, rank);
+        let turn = self.course.turn(self.course.draw()?);
         let predicted: usize = texts.iter().map(|text| text.predicted).sum();
-        let mut draws = Some(self.dropout.draws(index));
+        let mut draws = Some(self.course.draws()?);
         self.optimizer.zero_grad()?;
         let mut losses = Vec::new();
         for part in within_budget(texts, self.budget) {
             let texts = Texts::new(part, self.model.config(), self.filled)?;
-            for (slice, probability) in &slices {
+            for (slice, probability) in &turn.slices {
                 self.model.slice().set(slice.clone());
-                let mut values = PassValues {
-                    dropout: draws.take(),
-                    ranks: (!self.method.learns_base()).then(|| PassRanks {
-                        read: slice.read,
-                        write: slice.write.clone(),
-                        scale: self.scale.at(self.alpha, slice.read, largest),
-                    }),
-                    weight: probability / predicted as f64,
-                };
-                let (weight, smoothing, filled) = (values.weight, self.smoothing, self.filled);
+                let (smoothing, filled) = (self.smoothing, self.filled);
+                let weight = probability / predicted as f64;
+                let mut values = self.course.values(slice, draws.take(), weight);
                 let TextTrainer {
                     model,
                     cache,
@@ -200,29 +162,11 @@ impl TextTrainer {
             for part in losses.drain(..) {
                 loss = part.wait()?.iter().fold(loss, |sum, value| sum + value);
             }
-            check_finite("loss", loss, self.done + 1)?;
+            check_finite("loss", loss, self.course.done + 1)?;
         }
-        self.model.slice().set(whole(&slices));
-        let TextTrainer {
-            optimizer, cache, clip, ..
-        } = self;
-        let key = StepKey {
-            kind: KIND_UPDATE,
-            tokens: 0,
-            sequences: 0,
-            longest: 0,
-            read: 0,
-        };
-        cache.run(key, &mut || -> Result<()> { Ok(optimizer.step(lr, *clip)?) })?;
-        self.done += 1;
-        Ok(Submitted {
-            loss,
-            losses,
-            grad_norm: self.optimizer.grad_norm_later()?,
-            lr,
-            rank: reported,
-            step: self.done,
-        })
+        self.model.slice().set(turn.whole());
+        self.course.update(&turn, &mut self.cache, &mut self.optimizer)?;
+        self.course.end(&turn, &self.optimizer, loss, losses)
     }
 }
 
